@@ -1,0 +1,55 @@
+# The newcomer's commands: `make rehearsal`, `make rehearsal PACKAGE=unsafe`, `make test`.
+.DEFAULT_GOAL := help
+.PHONY: bench-recorder help prerequisites build images clean-images maybe-images rehearsal test lint docs
+
+PACKAGE ?= safe
+# Kind of the mirror: auto (containers where an engine answers), compose or local.
+MIRROR ?= auto
+FULLDRESS := target/debug/fulldress
+# What is built: programs alone, or with TARGETS=--all-targets the tests too, which the gate does once for all.
+TARGETS ?= --bins
+# Extra arguments of `fulldress run`, such as `ARGS="--out /somewhere"`.
+ARGS ?=
+# The images that `make images` built, as assignments for the compose file. What the environment names already, wins.
+IMAGES = $(foreach image,$(shell cat target/images.env 2>/dev/null),$(if $(value $(firstword $(subst =, ,$(image)))),,$(image)))
+
+help: ## Say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+prerequisites: ## Install what is missing from the distribution
+	@.ci/prerequisites
+
+build: prerequisites ## Build everything
+	@cargo build --workspace $(TARGETS)
+
+images: build ## Build the images of the mirror without a registry; needs a Docker engine
+	@fixtures/images/build
+
+clean-images: ## Remove them again
+	@fixtures/images/build clean
+
+# Only where containers may be wanted; without images a rehearsal says so and takes the embedded mirror.
+maybe-images: build
+ifneq ($(MIRROR),local)
+	@if timeout 30 docker info >/dev/null 2>&1; then fixtures/images/build || [ "$(MIRROR)" = auto ]; fi
+endif
+
+rehearsal: maybe-images ## Rehearse the storefront's upgrade; PACKAGE=safe (default) or unsafe, MIRROR=auto, compose or local
+	@mkdir -p target/packages
+	@$(FULLDRESS) package build fixtures/packages/storefront-2.4-$(PACKAGE) --out target/packages/storefront-2.4-$(PACKAGE).zip
+	@$(IMAGES) $(FULLDRESS) run fixtures/storefront/rehearsal.toml --mirror $(MIRROR) --package target/packages/storefront-2.4-$(PACKAGE).zip $(ARGS)
+
+test: prerequisites ## Run every test, the ones with real PostgreSQL included
+	@.ci/postgresql-versions || echo "PostgreSQL 16 and 18 could not be fetched: their tests are skipped"
+	@.ci/test
+
+bench-recorder: prerequisites ## Measure how exact the lock recorder is and what it costs; six minutes on a quiet machine
+	@cargo bench --profile dev --bench recorder
+
+lint: ## Formatting and clippy, warnings as errors
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+docs: ## Write generated documentation and schemas again
+	@FULLDRESS_REGENERATE=1 cargo test -q -p fulldress-reports
+	@FULLDRESS_REGENERATE=1 cargo test -q -p fulldress --test trace

@@ -1,0 +1,127 @@
+//! Everything that is proven after the traffic.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use fulldress_reports::check::CheckId;
+use fulldress_reports::event::Happening;
+use fulldress_reports::evidence::{ReapplyEvidence, SchemaEvidence};
+use fulldress_reports::phase::Phase;
+
+use super::{Before, Play, unread};
+use crate::bundle;
+use crate::conductor::double_run;
+use crate::mirror::{Mirror, MirrorError};
+use crate::proofs::data::{self, DataFingerprint};
+use crate::proofs::ledger;
+use crate::proofs::residue::{FlagProbe, HostProbe, Snapshot, WebhookProbe};
+use crate::proofs::schema::SchemaFingerprint;
+use crate::upgrade::steps::StepRunner;
+
+impl Play {
+    pub(super) async fn probe(&self, mirror: &Arc<dyn Mirror>, runner: &StepRunner) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        if let Some(url) = &self.plan.residue.flags {
+            snapshot.take(&FlagProbe { url: mirror.services().fill_urls(url) }).await;
+        }
+        if let Some(url) = &self.plan.residue.webhooks {
+            snapshot.take(&WebhookProbe { url: mirror.services().fill_urls(url) }).await;
+        }
+        let (mut units, scheduled_tasks) = runner.host_state().await;
+        for (name, state) in mirror.services().states().await {
+            units.insert(format!("service {name}"), state.to_string());
+        }
+        snapshot.take(&HostProbe { check: CheckId::RollUnit, name: "unit", state: Ok(units) }).await;
+        let tasks =
+            HostProbe { check: CheckId::RollSchedule, name: "scheduled task", state: Ok(scheduled_tasks) };
+        snapshot.take(&tasks).await;
+        let files = runner.files().await;
+        snapshot.take(&HostProbe { check: CheckId::RollFile, name: "file", state: files }).await;
+        snapshot
+    }
+
+    /// Everything that is proven after the traffic.
+    pub(super) async fn prove(
+        &mut self,
+        mirror: &Arc<dyn Mirror>,
+        runner: &Arc<StepRunner>,
+        before: Before,
+        upgraded: &SchemaFingerprint,
+    ) -> Result<(), MirrorError> {
+        self.events.stage("reading acknowledged writes back");
+        self.prove_ledger(mirror).await?;
+        self.events.stage("comparing schema, data and residue");
+        let rolled_back = self.read_schema("rolled-back").await?;
+        self.events.tell(Happening::Schema(SchemaEvidence {
+            before: before.schema.digest(),
+            upgraded: upgraded.digest(),
+            rolled_back: rolled_back.digest(),
+            upgrade: before.schema.differences(upgraded),
+            drift: before.schema.differences(&rolled_back),
+            order_only: before.schema.order_only(&rolled_back),
+        }));
+        let mut connection = mirror.connect().await?;
+        let after = DataFingerprint::read(&mut connection, &before.untouched).await.map_err(unread)?;
+        let mut compared = before.data.compare(&after);
+        compared.differences.extend(data::sequences_behind(&mut connection).await.map_err(unread)?);
+        self.events.tell(Happening::Data(compared));
+        let residue = before.residue.compare(&self.probe(mirror, runner).await);
+        self.events.tell(Happening::Residue(residue));
+        drop(connection);
+
+        self.events.stage("starting a second runner beside the first, on a clone");
+        let (plan, inventory, package) = (&self.plan, &self.inventory, &self.package);
+        let clock = self.events.clock();
+        let clone =
+            double_run::Clone::start(plan, inventory, package, mirror, &self.run, &self.bundle, clock)
+                .await?;
+        self.events.stage("applying the upgrade a second time");
+        // Nobody is measured any more, so both may run at once.
+        let (beside, reapplied) = tokio::join!(clone.play(upgraded), self.reapply(runner, upgraded));
+        clone.stop().await;
+        self.events.tell(Happening::DoubleRun(beside?));
+        reapplied
+    }
+
+    async fn prove_ledger(&mut self, mirror: &Arc<dyn Mirror>) -> Result<(), MirrorError> {
+        let entries = std::mem::take(&mut self.ledger);
+        let url = mirror.services().url(&self.plan.traffic.target)?;
+        let mut connection = mirror.connect().await?;
+        let witness = self.plan.ledger.witness.as_deref().map(|query| (&mut connection, query));
+        let judged = ledger::read_back(entries, &url, witness).await;
+        let (evidence, entries) = judged.map_err(|error| {
+            MirrorError::new(format!("ledger.witness: {error}"), "correct the query in the plan")
+        })?;
+        if let Err(error) = bundle::write_lines(&self.bundle.join("ledger.jsonl"), &entries) {
+            self.events.notice(format!("ledger.jsonl could not be written: {error}"));
+        }
+        self.events.tell(Happening::Ledger(evidence));
+        Ok(())
+    }
+
+    async fn reapply(
+        &mut self,
+        runner: &Arc<StepRunner>,
+        upgraded: &SchemaFingerprint,
+    ) -> Result<(), MirrorError> {
+        self.enter(Phase::Reapply).await;
+        self.apply(runner, Phase::Reapply).await;
+        self.end_phase();
+        let failed_before: BTreeSet<&str> = self
+            .steps
+            .iter()
+            .filter(|run| run.phase == Phase::Upgrade && run.error.is_some())
+            .map(|run| run.id.as_str())
+            .collect();
+        let failed = self
+            .steps
+            .iter()
+            .filter(|run| run.phase == Phase::Reapply && !failed_before.contains(run.id.as_str()))
+            .filter_map(|run| Some(format!("step {}: {}", run.id, run.error.as_ref()?)))
+            .collect();
+        let again = self.read_schema("upgraded-again").await?;
+        let differences = upgraded.differences(&again);
+        self.events.tell(Happening::Reapply(ReapplyEvidence { failed, differences }));
+        Ok(())
+    }
+}

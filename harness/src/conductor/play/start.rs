@@ -1,0 +1,184 @@
+//! How a play begins: mirror, step runner, services, recorder, traffic.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fulldress_reports::event::Happening;
+use fulldress_reports::evidence::Reach;
+use fulldress_reports::phase::Phase;
+use fulldress_workloads::file::Workload;
+use fulldress_workloads::traffic::{Traffic, TrafficPlan, UsersReader, UsersWriter};
+
+use super::{NOT_REHEARSED, Play, RUNNER, unread};
+use crate::actors::Actors;
+use crate::conductor::choice::{Ground, choose};
+use crate::mirror::containers::compose::ComposeMirror;
+use crate::mirror::local::LocalMirror;
+use crate::mirror::{Mirror, MirrorError, PACKAGE_ROLE, SUPERUSER};
+use crate::plan::ServiceRole;
+use crate::process::{Input, Launch, Sink};
+use crate::proofs::data;
+use crate::proofs::dependents::Watch;
+use crate::recorder::observation::{MigrationLock, PackageIdentity};
+use crate::recorder::{Recorder, RecorderConfig};
+use crate::upgrade::steps::{RunnerParts, StepRunner};
+
+impl Play {
+    pub(super) async fn start_mirror(&mut self) -> Result<Arc<dyn Mirror>, MirrorError> {
+        let ground = choose(&self.plan, &self.package, &self.events).await?;
+        self.ground = Some(ground.clone());
+        let events = self.events.clone();
+        let logs = self.bundle.join("logs");
+        let tell = move |text| events.stage(text);
+        let (plan, run) = (Arc::clone(&self.plan), Arc::clone(&self.run));
+        let mirror: Arc<dyn Mirror> = match ground {
+            Ground::Local => Arc::new(LocalMirror::start(plan, run, RUNNER, &logs, tell).await?),
+            Ground::Containers(engine) => {
+                let inventory = Arc::clone(&self.inventory);
+                let program = our_program()?;
+                Arc::new(ComposeMirror::start(engine, program, plan, inventory, run, &logs, tell).await?)
+            }
+        };
+        // The cell is filled here only, once.
+        let _ = self.mirror.set(Arc::clone(&mirror));
+        Ok(mirror)
+    }
+
+    pub(super) async fn start_runner(
+        &mut self,
+        mirror: &Arc<dyn Mirror>,
+    ) -> Result<Arc<StepRunner>, MirrorError> {
+        let logs = self.bundle.join("logs").join("steps");
+        let parts = RunnerParts {
+            plan: &self.plan,
+            inventory: &self.inventory,
+            package: &self.package,
+            mirror,
+            run: &self.run,
+            logs: &logs,
+            clock: self.events.clock(),
+        };
+        let runner = Arc::new(StepRunner::start(parts, RUNNER).await?);
+        if let Some(notice) = runner.notice() {
+            self.events.notice(notice);
+        }
+        self.runner = Some(Arc::clone(&runner));
+        Ok(runner)
+    }
+
+    /// Starts services and background actors, and tells how far the evidence will reach.
+    pub(super) async fn start_services(&mut self, mirror: &Arc<dyn Mirror>) -> Result<(), MirrorError> {
+        let relations = data::sizes(&mut mirror.connect().await?).await.map_err(unread)?;
+        self.events.stage("starting services");
+        mirror.services().start_all().await?;
+        data::reset_statistics(&mut mirror.connect().await?).await.map_err(unread)?;
+        let settings = settings(mirror).await?;
+        let mut actors = Vec::new();
+        let reader = &self.plan.actors.long_reader;
+        let mut read = reader.relations.clone();
+        if read.is_empty() {
+            read.extend(relations.iter().map(|size| size.relation.clone()));
+        }
+        if reader.enabled && !read.is_empty() {
+            let what = if reader.relations.is_empty() { "all tables".to_owned() } else { read.join(", ") };
+            let cycle_ms = reader.hold_ms + reader.pause_ms;
+            actors.push(format!("long reader of {what}, {} ms in every {cycle_ms} ms", reader.hold_ms));
+            self.actors = Some(Actors::start(mirror.server(), reader, &read));
+        }
+        let mut not_rehearsed: Vec<String> = NOT_REHEARSED.iter().map(|text| (*text).to_owned()).collect();
+        // All of them are denied; which are recorded depends on the mirror.
+        let unrecorded = match mirror.outbound().await {
+            Some(_) => "scripts' calls to bare addresses outside",
+            None => "scripts' calls to the outside while they run",
+        };
+        not_rehearsed.push(unrecorded.to_owned());
+        self.reach = Reach { relations, settings, actors, not_rehearsed, ..Default::default() };
+        self.events.tell(Happening::Reach(self.reach.clone()));
+        Ok(())
+    }
+
+    pub(super) async fn start_recorder(
+        &mut self,
+        mirror: &Arc<dyn Mirror>,
+        runner: &StepRunner,
+    ) -> Result<(), MirrorError> {
+        let config = RecorderConfig {
+            server: mirror.server(),
+            log: Some(mirror.log_place()),
+            identity: PackageIdentity {
+                roles: vec![PACKAGE_ROLE.to_owned()],
+                addresses: vec![runner.address().to_string()],
+                own_roles: vec![SUPERUSER.to_owned()],
+            },
+            migration_lock: MigrationLock {
+                advisory_key: self.plan.migration_lock.advisory_key,
+                table: self.plan.migration_lock.table.clone(),
+            },
+            clock: self.events.clock(),
+        };
+        let recorder = Recorder::start(config).await;
+        self.recorder =
+            Some(recorder.map_err(|error| MirrorError::new(format!("the recorder: {error}"), ""))?);
+        Ok(())
+    }
+
+    pub(super) async fn start_traffic(
+        &mut self,
+        mirror: &Arc<dyn Mirror>,
+        workload: Workload,
+    ) -> Result<(), MirrorError> {
+        let failed = |error: &dyn std::fmt::Display| MirrorError::new(format!("the traffic: {error}"), "");
+        let base_url = mirror.services().url(&self.plan.traffic.target)?;
+        let users_stream = if workload.has_users() { Some(self.start_worker().await?) } else { None };
+        let dependents = mirror.services().of_role(ServiceRole::Dependent);
+        let watched = dependents
+            .into_iter()
+            .map(|name| Ok((name.clone(), mirror.services().health_url(&name)?)))
+            .collect::<Result<Vec<_>, MirrorError>>()?;
+        let clock = self.events.clock();
+        self.watch = Some(Watch::start(watched, clock));
+        let plan = TrafficPlan { workload, base_url, clock, seed: self.plan.seed, users_stream };
+        self.traffic = Some(Traffic::start(plan).map_err(|error| failed(&error))?);
+        self.enter(Phase::Warmup).await;
+        Ok(())
+    }
+
+    /// Starts the child that drives virtual users; only its pipes are given on.
+    async fn start_worker(&mut self) -> Result<(UsersReader, UsersWriter), MirrorError> {
+        let mut launch = Launch::new(our_program()?).args(["worker"]).recorded_in(&self.run);
+        launch.stdin = Input::Piped;
+        launch.stdout = Sink::Piped;
+        launch.stderr = Sink::File(self.bundle.join("logs").join("worker.log"));
+        let mut child = launch.start().await?;
+        let pipes = child.stdout.take().zip(child.stdin.take());
+        self.worker = Some(child);
+        let (reader, writer) = pipes.ok_or_else(|| MirrorError::new("the worker has no pipes", ""))?;
+        Ok((Box::new(reader), Box::new(writer)))
+    }
+}
+
+fn our_program() -> Result<PathBuf, MirrorError> {
+    std::env::current_exe().map_err(|error| MirrorError::new(format!("our own program: {error}"), ""))
+}
+
+async fn settings(mirror: &Arc<dyn Mirror>) -> Result<BTreeMap<String, String>, MirrorError> {
+    const NAMES: [&str; 8] = [
+        "server_version",
+        "shared_buffers",
+        "max_connections",
+        "lock_timeout",
+        "statement_timeout",
+        "deadlock_timeout",
+        "synchronous_commit",
+        "fsync",
+    ];
+    let names: Vec<String> = NAMES.iter().map(|name| (*name).to_owned()).collect();
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY($1)")
+            .bind(&names)
+            .fetch_all(&mut mirror.connect().await?)
+            .await
+            .map_err(unread)?;
+    Ok(rows.into_iter().collect())
+}

@@ -1,0 +1,225 @@
+//! The embedded default: a private PostgreSQL cluster, services as child processes, a host tree for scripts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use tokio::sync::Mutex;
+
+use super::cluster::{Cluster, Programs, uuid};
+use super::dataset::{self, database_error, identifier};
+use super::processes::Processes;
+use super::{HostParts, Mirror, MirrorError, Services};
+use crate::plan::Plan;
+use crate::process::RunFolder;
+use crate::recorder::log::LogPlace;
+use crate::recorder::settings;
+use crate::upgrade::local_host::LocalHost;
+use crate::upgrade::script_host::ScriptHost;
+
+/// A mirror on this machine.
+pub struct LocalMirror {
+    plan: Arc<Plan>,
+    run: Arc<RunFolder>,
+    /// Locked while the server is stopped on purpose.
+    cluster: Mutex<Cluster>,
+    services: Arc<Processes>,
+    /// The data folder as it was filled, from which clones are made.
+    snapshot: PathBuf,
+    /// The data folder as it was when the upgrade began.
+    backup: PathBuf,
+    package_password: String,
+    /// The superuser's way in; it stays when the server is restarted.
+    server: PgConnectOptions,
+    log_folder: PathBuf,
+    /// Folder of PostgreSQL's programs.
+    programs: PathBuf,
+    logs: PathBuf,
+}
+
+impl LocalMirror {
+    /// Makes cluster and database, fills it, takes the snapshot; services do not run yet. `logs` is the bundle's; `host`
+    /// names the script host whose files the services read.
+    ///
+    /// # Errors
+    /// When the machine or the dataset command fails.
+    pub async fn start(
+        plan: Arc<Plan>,
+        run: Arc<RunFolder>,
+        host: &str,
+        logs: &Path,
+        tell: impl Fn(String),
+    ) -> Result<Self, MirrorError> {
+        let start_limit = Duration::from_secs(plan.mirror.start_timeout_s);
+        let programs = Programs::find(plan.mirror.postgres.as_deref())?;
+        tell(format!("starting PostgreSQL from {}", programs.folder.display()));
+        let mut settings: BTreeMap<String, String> = plan.mirror.database.settings.clone();
+        for (name, value) in settings::cluster_settings() {
+            settings.insert(name.to_owned(), value.to_owned());
+        }
+        let mut cluster = Cluster::create(programs, &run, "cluster", settings, start_limit).await?;
+        cluster.start().await?;
+        let package_password = uuid();
+        let values = placeholders(&plan, &cluster, &LocalHost::root(&run, host));
+        let services = Processes::new(
+            plan.mirror.services.clone(),
+            values.clone(),
+            logs.to_owned(),
+            start_limit,
+            Arc::clone(&run),
+            true,
+        )?;
+        let mut admin =
+            cluster.connect("postgres").await.map_err(|error| database_error("cannot be reached", &error))?;
+        let name = &plan.mirror.database.name;
+        let create = format!("CREATE DATABASE {}", identifier(name));
+        admin
+            .execute(AssertSqlSafe(create))
+            .await
+            .map_err(|error| database_error("cannot be created", &error))?;
+        tell(format!("filling database {name}"));
+        dataset::run_command(&plan, &values, &run, logs).await?;
+        let mut connection =
+            cluster.connect(name).await.map_err(|error| database_error("cannot be reached", &error))?;
+        dataset::create_package_role(&mut connection, &plan, &package_password).await?;
+        connection
+            .execute("CHECKPOINT")
+            .await
+            .map_err(|error| database_error("cannot write a checkpoint", &error))?;
+        drop((admin, connection));
+        tell("taking the snapshot".to_owned());
+        cluster.stop().await;
+        // Inside the cluster's own folder, which the server's user may write.
+        let snapshot = run.path().join("cluster").join("snapshot");
+        cluster.snapshot(&snapshot).await?;
+        cluster.start().await?;
+        let server = cluster.options(&plan.mirror.database.name);
+        let mirror = Self {
+            plan,
+            run,
+            log_folder: cluster.log_folder(),
+            programs: cluster.programs().to_owned(),
+            cluster: Mutex::new(cluster),
+            services: Arc::new(services),
+            backup: snapshot.with_file_name("backup"),
+            snapshot,
+            package_password,
+            server,
+            logs: logs.to_owned(),
+        };
+        Ok(mirror)
+    }
+}
+
+#[async_trait]
+impl Mirror for LocalMirror {
+    fn services(&self) -> Arc<dyn Services> {
+        Arc::<Processes>::clone(&self.services)
+    }
+
+    fn server(&self) -> PgConnectOptions {
+        self.server.clone()
+    }
+
+    fn log_place(&self) -> LogPlace {
+        LogPlace::Folder(self.log_folder.clone())
+    }
+
+    fn package_password(&self) -> &str {
+        &self.package_password
+    }
+
+    async fn connect(&self) -> Result<PgConnection, MirrorError> {
+        let cluster = self.cluster.lock().await;
+        cluster
+            .connect(&self.plan.mirror.database.name)
+            .await
+            .map_err(|error| database_error("cannot be reached", &error))
+    }
+
+    async fn dump_schema(&self) -> Result<String, MirrorError> {
+        self.cluster.lock().await.dump_schema(&self.plan.mirror.database.name).await
+    }
+
+    async fn back_up(&self) -> Result<u64, MirrorError> {
+        self.cluster.lock().await.back_up(&self.backup).await
+    }
+
+    async fn restore(&self) -> Result<(), MirrorError> {
+        let stopped = self.services.stop_database_users().await;
+        {
+            let mut cluster = self.cluster.lock().await;
+            // Which fences every connection.
+            cluster.stop().await;
+            cluster.restore(&self.backup).await?;
+            cluster.start().await?;
+        }
+        for name in stopped {
+            self.services.start(&name).await?;
+        }
+        Ok(())
+    }
+
+    async fn clone_from_snapshot(&self, name: &str, hosts: &[&str]) -> Result<Arc<dyn Mirror>, MirrorError> {
+        let start_limit = Duration::from_secs(self.plan.mirror.start_timeout_s);
+        let folder = format!("{name}-cluster");
+        let mut cluster = self.cluster.lock().await.clone_from(&self.snapshot, &self.run, &folder).await?;
+        cluster.start().await?;
+        let logs = self.logs.join(name);
+        std::fs::create_dir_all(&logs)
+            .map_err(|error| MirrorError::new(format!("{}: {error}", logs.display()), ""))?;
+        let host = hosts.first().copied().unwrap_or(name);
+        let values = placeholders(&self.plan, &cluster, &LocalHost::root(&self.run, host));
+        let specs = self.plan.mirror.services.clone();
+        let services =
+            Processes::new(specs, values, logs.clone(), start_limit, Arc::clone(&self.run), false)?;
+        Ok(Arc::new(Self {
+            plan: Arc::clone(&self.plan),
+            run: Arc::clone(&self.run),
+            server: cluster.options(&self.plan.mirror.database.name),
+            log_folder: cluster.log_folder(),
+            programs: cluster.programs().to_owned(),
+            cluster: Mutex::new(cluster),
+            services: Arc::new(services),
+            snapshot: self.snapshot.clone(),
+            backup: self.run.path().join(folder).join("backup"),
+            package_password: self.package_password.clone(),
+            logs,
+        }))
+    }
+
+    async fn script_host(&self, parts: HostParts<'_>) -> Result<Box<dyn ScriptHost>, MirrorError> {
+        let database = self.server.get_port();
+        let services: &dyn Services = &*self.services;
+        let allowed = self.plan.mirror.allow_host_scripts;
+        let host = LocalHost::start(parts, &self.run, &self.programs, database, services, allowed).await?;
+        Ok(Box::new(host))
+    }
+
+    async fn died(&self) -> String {
+        loop {
+            {
+                let mut cluster = self.cluster.lock().await;
+                if cluster.has_died().await {
+                    return format!("PostgreSQL died by itself: {}", cluster.last_words());
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn stop(&self) {
+        self.services.stop_all().await;
+        self.cluster.lock().await.stop().await;
+    }
+}
+
+fn placeholders(plan: &Plan, cluster: &Cluster, host_root: &Path) -> BTreeMap<String, String> {
+    let database = &plan.mirror.database.name;
+    let url = |role: &str, password: &str| cluster.url(role, password, database);
+    dataset::placeholders(plan, host_root, cluster.admin_url(database), url)
+}

@@ -1,0 +1,9 @@
+//! What proves, or disproves, that rollback brings everything back.
+//!
+//! Each proof takes a state before and a state after and names the differences; the conductor decides when.
+
+pub mod data;
+pub mod dependents;
+pub mod ledger;
+pub mod residue;
+pub mod schema;

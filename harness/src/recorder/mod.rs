@@ -1,0 +1,342 @@
+//! The lock recorder: what the package locked, for how long, and who waited behind it.
+//!
+//! The conductor starts it before the first phase, switches its pace, and takes its evidence at the end. Four
+//! sources (event triggers, sampler, wait log, statement log) are joined by [`reconcile`]; what they disagree
+//! on is part of the result. It starts and stops nothing: the mirror applies [`settings`].
+
+pub mod clock;
+pub mod leftovers;
+pub mod log;
+pub mod observation;
+pub mod reconcile;
+pub mod sampler;
+pub mod settings;
+pub mod statement;
+pub mod triggers;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::time::Duration;
+
+use fulldress_reports::lock::{LockEvidence, LockLeftover};
+use fulldress_reports::phase::{Phase, PhaseSpan};
+use fulldress_workloads::clock::Clock;
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+
+use self::clock::ServerClock;
+use self::leftovers::Unfinished;
+use self::log::{LogEvents, LogKind, LogPlace, LogReader};
+use self::observation::{MigrationLock, PackageIdentity};
+use self::reconcile::{Material, RawWait, Reconciled, SourceState, StepSpan};
+use self::sampler::Sampler;
+
+/// How often the log is asked for the marker that proves its end.
+const MARKER_POLL: Duration = Duration::from_millis(20);
+
+/// How often it is asked before the log counts as incomplete.
+const MARKER_POLLS_MAX: u32 = 250;
+
+/// Why the recorder could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RecorderError {
+    /// No connection to the mirror's database, or it was lost.
+    #[error("{doing}: {source}; the recorder needs a superuser's connection to the mirror's database")]
+    Database {
+        /// What it was doing.
+        doing: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The sampler's task ended by itself.
+    #[error("collect the samples: the sampler's task failed")]
+    Sampler,
+    /// Raw evidence could not be written.
+    #[error("write the raw locks: {0}")]
+    Write(#[from] std::io::Error),
+}
+
+fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> RecorderError {
+    move |source| RecorderError::Database { doing, source }
+}
+
+/// What to record and how to reach it.
+#[derive(Debug, Clone)]
+pub struct RecorderConfig {
+    /// The mirror's database, as a superuser.
+    pub server: PgConnectOptions,
+    /// Where the server's log is; absent where it cannot be read.
+    pub log: Option<LogPlace>,
+    /// Which sessions are the package's.
+    pub identity: PackageIdentity,
+    /// What counts as the migration lock.
+    pub migration_lock: MigrationLock,
+    /// The rehearsal's clock.
+    pub clock: Clock,
+}
+
+/// The running recorder.
+#[derive(Debug)]
+pub struct Recorder {
+    config: RecorderConfig,
+    connection: PgConnection,
+    sampler: Sampler,
+    log: Option<LogReader>,
+    events: LogEvents,
+    server_clock: ServerClock,
+    index_tables: BTreeMap<u32, u32>,
+    unfinished_before: Unfinished,
+    leftovers: Vec<LockLeftover>,
+    state: SourceState,
+}
+
+/// What was recorded.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recording {
+    /// For the report.
+    pub evidence: LockEvidence,
+    /// Every client's lock wait, also those that were not behind the package.
+    pub waits: Vec<RawWait>,
+}
+
+impl Recording {
+    /// Writes `locks.jsonl`: one line a lock of the package (`lock`), one a client's wait (`wait`).
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write_raw(&self, into: &mut impl Write) -> Result<(), RecorderError> {
+        for record in &self.evidence.records {
+            serde_json::to_writer(&mut *into, &serde_json::json!({ "lock": record }))
+                .map_err(std::io::Error::from)?;
+            into.write_all(b"\n")?;
+        }
+        for wait in &self.waits {
+            serde_json::to_writer(&mut *into, &serde_json::json!({ "wait": wait }))
+                .map_err(std::io::Error::from)?;
+            into.write_all(b"\n")?;
+        }
+        Ok(into.flush()?)
+    }
+}
+
+impl Recorder {
+    /// Connects, measures the clocks, installs the triggers and starts to sample at the slow pace.
+    ///
+    /// Where the triggers may not be installed it goes on without them, and the evidence says so.
+    ///
+    /// # Errors
+    /// [`RecorderError::Database`] where there is no connection or the catalog cannot be read.
+    pub async fn start(config: RecorderConfig) -> Result<Self, RecorderError> {
+        let mut connection = sampler::connect(&config.server).await.map_err(database("connect"))?;
+        let mut server_clock = ServerClock::default();
+        server_clock
+            .measure(&mut connection, config.clock)
+            .await
+            .map_err(database("measure the server's clock"))?;
+        let since_us = server_clock.server_us(config.clock.now_us());
+        let mut state = SourceState::default();
+        match triggers::install(&mut connection).await {
+            Ok(()) => state.triggers_installed = true,
+            Err(error) => state.problems.push(format!("the event triggers could not be installed: {error}")),
+        }
+        let names = relations(&mut connection).await.map_err(database("list the relations"))?;
+        let index_tables = index_tables(&mut connection).await.map_err(database("list the indexes"))?;
+        let unfinished_before =
+            leftovers::unfinished(&mut connection).await.map_err(database("list what is unfinished"))?;
+        let name: String = sqlx::query_scalar("SELECT current_database()")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(database("ask for the database's name"))?;
+        let sampler = Sampler::start(config.server.clone(), config.identity.clone(), names, config.clock)
+            .await
+            .map_err(database("start the sampler"))?;
+        let log = config.log.clone().map(|place| LogReader::new(place, name, since_us));
+        Ok(Self {
+            config,
+            connection,
+            sampler,
+            log,
+            events: LogEvents::default(),
+            server_clock,
+            index_tables,
+            unfinished_before,
+            leftovers: Vec::new(),
+            state,
+        })
+    }
+
+    /// Samples every 20 ms instead of every 200 ms, or goes back; takes effect at once.
+    pub fn fast(&self, fast: bool) {
+        self.sampler.fast(fast);
+    }
+
+    /// Reads the server's log up to now. Call it before anything that removes the log, as the restore of a data
+    /// folder does; otherwise [`Self::finish`] reads it all.
+    pub async fn collect_log(&mut self) {
+        let Some(reader) = &mut self.log else { return };
+        if let Err(error) = reader.poll(Some(&mut self.connection), &mut self.events).await {
+            self.state.problems.push(error.to_string());
+        }
+    }
+
+    /// Call it before the server is stopped on purpose: the log is read up to now, and the sampler stays away until
+    /// [`Self::reinstall_after_restore`].
+    pub async fn before_restart(&mut self) {
+        self.collect_log().await;
+        self.sampler.suspend(true);
+    }
+
+    /// Connects again, installs the triggers again and measures the clock again. The sampler finds its own way
+    /// back; what it missed is counted.
+    ///
+    /// # Errors
+    /// [`RecorderError::Database`] where the server cannot be reached; a refused installation is only noted.
+    pub async fn reinstall_after_restore(&mut self) -> Result<(), RecorderError> {
+        self.sampler.suspend(false);
+        self.connection =
+            sampler::connect(&self.config.server).await.map_err(database("connect after the restore"))?;
+        self.measure().await?;
+        if let Err(error) = triggers::install(&mut self.connection).await {
+            self.state.triggers_installed = false;
+            self.state.problems.push(format!("the event triggers could not be installed again: {error}"));
+        }
+        let indexes = index_tables(&mut self.connection).await.map_err(database("list the indexes"))?;
+        self.index_tables.extend(indexes);
+        Ok(())
+    }
+
+    /// What the package has left behind now; kept for the evidence too.
+    ///
+    /// # Errors
+    /// [`RecorderError::Database`].
+    pub async fn leftovers(&mut self, phase: Phase) -> Result<Vec<LockLeftover>, RecorderError> {
+        self.reconnect_if_lost().await?;
+        let found =
+            leftovers::leftovers(&mut self.connection, phase, &self.config.identity, &self.unfinished_before)
+                .await
+                .map_err(database("look for leftovers"))?;
+        self.leftovers.extend(found.iter().cloned());
+        Ok(found)
+    }
+
+    /// Stops, reads the log to its end, takes the triggers away and joins the sources.
+    ///
+    /// `preexisting` names every relation from before the upgrade, indexes and views included, as
+    /// [`relation_names`] lists them.
+    ///
+    /// # Errors
+    /// [`RecorderError::Sampler`]; a lost server or log is part of the evidence instead.
+    pub async fn finish(
+        mut self,
+        phases: &[PhaseSpan],
+        steps: &[StepSpan],
+        files: &BTreeMap<String, String>,
+        preexisting: &BTreeSet<String>,
+    ) -> Result<Recording, RecorderError> {
+        if let Err(error) = self.close().await {
+            self.state.problems.push(error.to_string());
+        }
+        let samples = self.sampler.finish().await.ok_or(RecorderError::Sampler)?;
+        for (at_us, reason) in &samples.losses {
+            let at_ms = at_us / 1000;
+            self.state
+                .problems
+                .push(format!("the sampler lost the server {at_ms} ms into the rehearsal: {reason}"));
+        }
+        self.state.log_malformed = self.events.malformed;
+        let Reconciled { evidence, waits } = reconcile::reconcile(&Material {
+            events: &self.events.events,
+            samples: &samples,
+            index_tables: &self.index_tables,
+            clock: &self.server_clock,
+            identity: &self.config.identity,
+            migration_lock: &self.config.migration_lock,
+            phases,
+            steps,
+            files,
+            preexisting,
+            leftovers: &self.leftovers,
+            end_us: self.server_clock.server_us(self.config.clock.now_us()),
+            sources: &self.state,
+        });
+        Ok(Recording { evidence, waits })
+    }
+
+    async fn close(&mut self) -> Result<(), RecorderError> {
+        self.reconnect_if_lost().await?;
+        self.measure().await?;
+        self.read_log_to_end().await?;
+        triggers::uninstall(&mut self.connection).await.map_err(database("take the event triggers away"))
+    }
+
+    async fn measure(&mut self) -> Result<(), RecorderError> {
+        let measured = self.server_clock.measure(&mut self.connection, self.config.clock).await;
+        measured.map_err(database("measure the server's clock"))
+    }
+
+    async fn reconnect_if_lost(&mut self) -> Result<(), RecorderError> {
+        if sqlx::query("SELECT 1").execute(&mut self.connection).await.is_err() {
+            self.connection =
+                sampler::connect(&self.config.server).await.map_err(database("connect again"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a marker into the log and reads until it comes by: only then is nothing left behind in a buffer.
+    async fn read_log_to_end(&mut self) -> Result<(), RecorderError> {
+        if self.log.is_none() {
+            self.state.problems.push("the server's log is not available to the recorder".to_owned());
+            return Ok(());
+        }
+        let marker = self.config.clock.now_us().to_string();
+        let text = format!("DO $$ BEGIN RAISE LOG '{}{marker}'; END $$", log::MARKER_PREFIX);
+        // The text is made of a constant and digits.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(text))
+            .execute(&mut self.connection)
+            .await
+            .map_err(database("mark the end of the log"))?;
+        for _ in 0..MARKER_POLLS_MAX {
+            let before = self.state.problems.len();
+            self.collect_log().await;
+            let seen =
+                self.events.events.iter().rev().any(|event| event.what == LogKind::Marker(marker.clone()));
+            self.state.log_read = seen;
+            if seen || self.state.problems.len() > before {
+                return Ok(());
+            }
+            tokio::time::sleep(MARKER_POLL).await;
+        }
+        self.state.problems.push("the end of the server's log did not arrive".to_owned());
+        Ok(())
+    }
+}
+
+/// Schema-qualified names of all relations of the database that are not the system's: what existed before the
+/// upgrade, when it is asked before.
+///
+/// # Errors
+/// The server's.
+pub async fn relation_names(connection: &mut PgConnection) -> Result<BTreeSet<String>, sqlx::Error> {
+    Ok(relations(connection).await?.into_values().collect())
+}
+
+async fn relations(connection: &mut PgConnection) -> Result<BTreeMap<u32, String>, sqlx::Error> {
+    let rows: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT c.oid::bigint, o.identity FROM pg_catalog.pg_class AS c \
+         CROSS JOIN LATERAL pg_catalog.pg_identify_object(1259::oid, c.oid, 0) AS o \
+         WHERE c.oid >= 16384::oid AND o.identity IS NOT NULL AND o.schema <> 'fulldress'",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().filter_map(|(oid, name)| Some((u32::try_from(oid).ok()?, name))).collect())
+}
+
+async fn index_tables(connection: &mut PgConnection) -> Result<BTreeMap<u32, u32>, sqlx::Error> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT indexrelid::bigint, indrelid::bigint FROM pg_catalog.pg_index WHERE indexrelid >= 16384::oid",
+    )
+    .fetch_all(connection)
+    .await?;
+    let pair = |(index, table)| Some((u32::try_from(index).ok()?, u32::try_from(table).ok()?));
+    Ok(rows.into_iter().filter_map(pair).collect())
+}

@@ -1,0 +1,333 @@
+//! From sightings and notes to locks with bounds: when each was asked for, granted and let go.
+//!
+//! `reconcile` calls it for each package session; `waits` then looks for clients behind the result.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fulldress_reports::lock::{LockMode, LockOutcome, LockSource};
+
+use super::timeline::{Statement, Timeline};
+use crate::recorder::log::RESOLUTION_US;
+use crate::recorder::observation::{LockTarget, SessionId};
+use crate::recorder::sampler::Sighting;
+use crate::recorder::statement::{is_control, mentions, schema_change};
+use crate::recorder::triggers::{NoteEvent, TriggerNote};
+
+/// A lock of the package before it becomes a record. Times are the server's, microseconds since 1970.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub(super) session: SessionId,
+    pub(super) oid: u32,
+    pub(super) mode: LockMode,
+    pub(super) statement: usize,
+    pub(super) part: usize,
+    pub(super) requested_us: i64,
+    pub(super) acquired: (i64, i64),
+    pub(super) released: (i64, i64),
+    pub(super) wait_us: i64,
+    pub(super) outcome: LockOutcome,
+    pub(super) rewritten: bool,
+    pub(super) sources: BTreeSet<LockSource>,
+}
+
+/// One mode on one relation within one transaction.
+#[derive(Debug, Default)]
+struct Holding {
+    not_before_us: Option<i64>,
+    granted_first_us: Option<i64>,
+    granted_last_us: i64,
+    gone_us: Option<i64>,
+    gone_within_transaction: bool,
+    wait_since_us: Option<i64>,
+    waiting_last_us: Option<i64>,
+    waiting_gone_us: Option<i64>,
+    sources: BTreeSet<LockSource>,
+}
+
+type HoldingKey = (String, u32, LockMode);
+
+/// The locks of one session. `end_us` is when recording ended.
+pub(super) fn drafts(
+    timeline: &Timeline<'_>,
+    sightings: &[&Sighting],
+    names: &BTreeMap<u32, String>,
+    end_us: i64,
+) -> Vec<Draft> {
+    let mut holdings: BTreeMap<HoldingKey, Holding> = BTreeMap::new();
+    take_sightings(&mut holdings, sightings);
+    take_notes(&mut holdings, timeline);
+    narrow_by_notes(&mut holdings, timeline);
+    let mut drafts: Vec<Draft> = Vec::new();
+    for ((vxid, oid, mode), holding) in &holdings {
+        let name = names.get(oid).map_or("", String::as_str);
+        let draft = draft(timeline, (vxid, *oid, *mode), holding, name, end_us);
+        match drafts.iter_mut().find(|known| same_lock(known, &draft)) {
+            // CREATE INDEX CONCURRENTLY keeps its lock across its own transactions.
+            Some(known) if known.mode == draft.mode => merge(known, draft),
+            Some(known) if known.mode < draft.mode => *known = draft,
+            Some(_) => {}
+            None => drafts.push(draft),
+        }
+    }
+    drop_covered(&mut drafts);
+    drafts
+}
+
+fn same_lock(one: &Draft, other: &Draft) -> bool {
+    (one.oid, one.statement, one.part) == (other.oid, other.statement, other.part)
+}
+
+fn merge(known: &mut Draft, other: Draft) {
+    known.requested_us = known.requested_us.min(other.requested_us);
+    known.acquired = (known.acquired.0.min(other.acquired.0), known.acquired.1.min(other.acquired.1));
+    known.released = (known.released.0.max(other.released.0), known.released.1.max(other.released.1));
+    known.wait_us = known.wait_us.max(other.wait_us);
+    known.sources.extend(other.sources);
+}
+
+/// A weaker lock that a session takes on what it already holds more strongly blocks nobody else.
+fn drop_covered(drafts: &mut Vec<Draft>) {
+    let all = drafts.clone();
+    drafts.retain(|draft| {
+        !all.iter().any(|earlier| {
+            earlier.oid == draft.oid
+                && (earlier.statement, earlier.part) < (draft.statement, draft.part)
+                && earlier.outcome == LockOutcome::Granted
+                && earlier.released.1 >= draft.released.1
+                && LockMode::ALL
+                    .into_iter()
+                    .all(|mode| !draft.mode.conflicts_with(mode) || earlier.mode.conflicts_with(mode))
+        })
+    });
+}
+
+fn take_sightings(holdings: &mut BTreeMap<HoldingKey, Holding>, sightings: &[&Sighting]) {
+    for sighting in sightings {
+        let (LockTarget::Relation(oid), Some(mode)) = (&sighting.target, sighting.mode) else { continue };
+        let holding = holdings.entry((sighting.vxid.clone(), *oid, mode)).or_default();
+        holding.sources.insert(LockSource::Sampler);
+        if sighting.granted {
+            let first = holding.granted_first_us.is_none_or(|first| sighting.first_us < first);
+            if first {
+                holding.granted_first_us = Some(sighting.first_us);
+                holding.not_before_us = sighting.not_before_us;
+            }
+            if sighting.last_us >= holding.granted_last_us {
+                holding.granted_last_us = sighting.last_us;
+                holding.gone_us = sighting.gone_us;
+                holding.gone_within_transaction = sighting.gone_within_transaction;
+            }
+        } else {
+            let since_us = sighting.wait_since_us.unwrap_or(sighting.first_us);
+            holding.wait_since_us = Some(holding.wait_since_us.map_or(since_us, |known| known.min(since_us)));
+            holding.waiting_last_us = holding.waiting_last_us.max(Some(sighting.last_us));
+            holding.waiting_gone_us = sighting.gone_us;
+        }
+    }
+}
+
+fn take_notes(holdings: &mut BTreeMap<HoldingKey, Holding>, timeline: &Timeline<'_>) {
+    for placed in &timeline.notes {
+        for lock in placed.note.locks.iter().filter(|lock| lock.4) {
+            let Some(mode) = lock.mode() else { continue };
+            let vxid = placed.vxid.unwrap_or_default().to_owned();
+            let holding = holdings.entry((vxid, lock.0, mode)).or_default();
+            holding.sources.insert(LockSource::EventTrigger);
+            let at_us = placed.note.at_us;
+            if holding.granted_first_us.is_none_or(|first| at_us < first) {
+                holding.granted_first_us = Some(at_us);
+            }
+            if placed.note.began_us > holding.granted_last_us {
+                holding.granted_last_us = placed.note.began_us;
+            }
+        }
+    }
+}
+
+/// Notes list all locks of a session, so a lock that one does not list was not held then.
+fn narrow_by_notes(holdings: &mut BTreeMap<HoldingKey, Holding>, timeline: &Timeline<'_>) {
+    for ((vxid, oid, mode), holding) in holdings {
+        holding.not_before_us =
+            holding.not_before_us.filter(|at| holding.granted_first_us.is_none_or(|first| *at < first));
+        if holding.gone_us.is_some_and(|gone| gone <= holding.granted_last_us) {
+            holding.gone_us = None;
+        }
+        let Some(first_us) = holding.granted_first_us else { continue };
+        for placed in &timeline.notes {
+            if placed.note.locks.iter().any(|lock| lock.0 == *oid && lock.mode() == Some(*mode)) {
+                continue;
+            }
+            if placed.note.at_us < first_us {
+                holding.not_before_us = holding.not_before_us.max(Some(placed.note.began_us));
+            } else if placed.note.began_us > holding.granted_last_us
+                && holding.gone_us.is_none_or(|gone| placed.note.at_us < gone)
+            {
+                holding.gone_us = Some(placed.note.at_us);
+                holding.gone_within_transaction = placed.vxid == Some(vxid);
+            }
+        }
+    }
+}
+
+fn draft(
+    timeline: &Timeline<'_>,
+    (vxid, oid, mode): (&str, u32, LockMode),
+    holding: &Holding,
+    name: &str,
+    end_us: i64,
+) -> Draft {
+    let (statement, part) = locate(timeline, oid, mode, holding, name);
+    let running = timeline.statements.get(statement);
+    let start_us = running.map_or(i64::MIN, |running| running.start_us);
+    let mut sources = holding.sources.clone();
+    if running.is_some_and(|running| running.logged) {
+        sources.insert(LockSource::StatementLog);
+    }
+    let logged_wait = timeline.acquired_after_wait(oid, vxid);
+    let mut acquired_low =
+        [holding.not_before_us, holding.waiting_last_us, holding.wait_since_us, Some(start_us)]
+            .into_iter()
+            .flatten()
+            .max()
+            .unwrap_or(start_us);
+    let mut acquired_high = holding.granted_first_us.unwrap_or(end_us);
+    let mut since_us = holding.wait_since_us;
+    if let Some((at_us, after_us)) = logged_wait {
+        sources.insert(LockSource::WaitLog);
+        acquired_low = acquired_low.max(at_us);
+        acquired_high = acquired_high.min(at_us + RESOLUTION_US);
+        since_us = since_us.or(Some(at_us - after_us));
+    }
+    let (tx_low, tx_high) = timeline.transaction_end(vxid);
+    let failed = running.and_then(|running| running.failed.as_deref());
+    let outcome = outcome(holding, failed);
+    let (mut low, mut high) = if holding.gone_within_transaction {
+        (holding.granted_last_us, holding.gone_us.unwrap_or(end_us))
+    } else {
+        let high = [holding.gone_us, tx_high].into_iter().flatten().min().unwrap_or(end_us);
+        (holding.granted_last_us.max(tx_low.unwrap_or(i64::MIN)), high)
+    };
+    if outcome != LockOutcome::Granted {
+        // Given up, never held.
+        let failed_us = running.and_then(|running| running.end_us).map(|end| end + RESOLUTION_US);
+        let given_up = failed_us.or(holding.waiting_gone_us).or(tx_high).unwrap_or(end_us);
+        (low, high, acquired_low, acquired_high) = (given_up, given_up, given_up, given_up);
+    } else if holding.granted_first_us.is_none() {
+        // Seen waiting, then its statement succeeded: granted and let go between two samples.
+        acquired_high = high;
+        low = acquired_low;
+    }
+    let acquired_low = acquired_low.min(acquired_high);
+    let wait_us = match (logged_wait, since_us) {
+        (Some((_, after_us)), _) => after_us,
+        (None, Some(since)) => i64::midpoint(acquired_low, acquired_high) - since,
+        (None, None) => 0,
+    };
+    Draft {
+        session: timeline.session,
+        oid,
+        mode,
+        statement,
+        part,
+        requested_us: since_us.unwrap_or(acquired_low).min(acquired_low),
+        acquired: (acquired_low, acquired_high),
+        released: (low.min(high), high),
+        wait_us: wait_us.max(0),
+        outcome,
+        rewritten: was_rewritten(timeline, statement, oid),
+        sources,
+    }
+}
+
+fn outcome(holding: &Holding, failed: Option<&str>) -> LockOutcome {
+    if holding.granted_first_us.is_some() {
+        return LockOutcome::Granted;
+    }
+    match failed {
+        None => LockOutcome::Granted,
+        Some("55P03") => LockOutcome::TimedOut,
+        Some("40P01") => LockOutcome::Deadlocked,
+        Some(_) => LockOutcome::Cancelled,
+    }
+}
+
+fn was_rewritten(timeline: &Timeline<'_>, statement: usize, oid: u32) -> bool {
+    timeline.notes.iter().any(|placed| {
+        placed.statement == statement
+            && placed.note.event == NoteEvent::TableRewrite
+            && placed.note.rewritten.as_ref().is_some_and(|(rewritten, _)| *rewritten == oid)
+    })
+}
+
+/// The statement, and the part of it, that took a lock.
+fn locate(
+    timeline: &Timeline<'_>,
+    oid: u32,
+    mode: LockMode,
+    holding: &Holding,
+    name: &str,
+) -> (usize, usize) {
+    let seen_us = holding.wait_since_us.or(holding.granted_first_us).unwrap_or(i64::MAX);
+    let from_us =
+        if holding.wait_since_us.is_some() { seen_us } else { holding.not_before_us.unwrap_or(i64::MIN) };
+    let candidates: Vec<usize> = (0..timeline.statements.len())
+        .filter(|index| {
+            timeline.statements[*index].start_us <= seen_us && timeline.statement_end_us(*index) >= from_us
+        })
+        .filter(|index| !lists_at_start(timeline, *index, oid, mode))
+        .collect();
+    let text = |index: &usize| timeline.statements[*index].text.as_str();
+    let named = candidates.iter().rfind(|index| !name.is_empty() && mentions(text(index), name));
+    let changing = || candidates.iter().rfind(|index| schema_change(text(index)).is_some());
+    let working = || candidates.iter().rfind(|index| !is_control(text(index)));
+    let index = named.or_else(changing).or_else(working).or(candidates.last()).copied().unwrap_or(0);
+    let part = timeline.statements.get(index).map_or(0, |statement| {
+        let notes =
+            timeline.notes.iter().filter(|placed| placed.statement == index).map(|placed| placed.note);
+        locate_part(statement, &notes.collect::<Vec<_>>(), (oid, mode), seen_us, name)
+    });
+    (index, part)
+}
+
+/// Whether the session had the lock when the statement's first schema change began.
+fn lists_at_start(timeline: &Timeline<'_>, statement: usize, oid: u32, mode: LockMode) -> bool {
+    let single = timeline.statements[statement].parts.len() < 2;
+    let first = timeline.notes.iter().find(|placed| placed.statement == statement);
+    single
+        && first.is_some_and(|placed| {
+            placed.note.event == NoteEvent::DdlCommandStart
+                && placed.note.locks.iter().any(|lock| lock.0 == oid && lock.mode() == Some(mode))
+        })
+}
+
+fn locate_part(
+    statement: &Statement,
+    notes: &[&TriggerNote],
+    (oid, mode): (u32, LockMode),
+    seen_us: i64,
+    name: &str,
+) -> usize {
+    if statement.parts.len() < 2 {
+        return 0;
+    }
+    let lists =
+        |note: &&&TriggerNote| note.locks.iter().any(|lock| lock.0 == oid && lock.mode() == Some(mode));
+    let starts: Vec<&&TriggerNote> =
+        notes.iter().filter(|note| note.event == NoteEvent::DdlCommandStart).collect();
+    let begun = starts.iter().filter(|note| note.began_us <= seen_us && !lists(note)).count();
+    let triggering: Vec<usize> = (0..statement.parts.len())
+        .filter(|part| {
+            schema_change(&statement.parts[*part])
+                == Some(crate::recorder::statement::SchemaChange::Triggering)
+        })
+        .collect();
+    let named = |part: usize| !name.is_empty() && mentions(&statement.parts[part], name);
+    if begun > 0 && starts.len() <= triggering.len() {
+        let change = triggering[begun - 1];
+        // A part between this change and the next may have taken it, where it names the relation.
+        let next = triggering.get(begun).copied().unwrap_or(statement.parts.len());
+        let later = (change + 1..next).find(|part| named(*part));
+        return if named(change) { change } else { later.unwrap_or(change) };
+    }
+    (0..statement.parts.len()).find(|part| named(*part)).unwrap_or(0)
+}

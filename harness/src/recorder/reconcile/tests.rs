@@ -1,0 +1,174 @@
+//! Synthetic material: cases that a real server shows only by luck of timing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fulldress_reports::lock::{LockMode, LockOutcome};
+use fulldress_reports::phase::{Phase, PhaseSpan};
+
+use super::{Material, Reconciled, SourceState, reconcile};
+use crate::recorder::clock::{ClockMeasurement, ServerClock};
+use crate::recorder::log::{LogEvent, LogKind};
+use crate::recorder::observation::{LockTarget, MigrationLock, PackageIdentity, SessionId};
+use crate::recorder::sampler::{SampleLog, SessionSighting, Sighting};
+
+/// Milliseconds as microseconds of the server's clock.
+const fn ms(milliseconds: i64) -> i64 {
+    1_000_000_000 + milliseconds * 1_000
+}
+
+const fn session(pid: u32) -> SessionId {
+    SessionId { start_s: 999, pid }
+}
+
+fn line(pid: u32, line: u64, at_ms: i64, vxid: Option<&str>, what: LogKind) -> LogEvent {
+    LogEvent {
+        at_us: ms(at_ms),
+        session: session(pid),
+        line,
+        role: Some(if pid < 100 { "pkg" } else { "app" }.into()),
+        application: None,
+        host: None,
+        client: true,
+        vxid: vxid.map(str::to_owned),
+        statement: Some("SELECT 1".into()),
+        context: None,
+        what,
+    }
+}
+
+fn statement(pid: u32, number: u64, at_ms: i64, vxid: &str, text: &str) -> LogEvent {
+    line(pid, number, at_ms, Some(vxid), LogKind::Statement { text: text.into() })
+}
+
+fn duration(pid: u32, number: u64, at_ms: i64, vxid: Option<&str>) -> LogEvent {
+    line(pid, number, at_ms, vxid, LogKind::Duration { duration_us: 1, preparation: false, text: None })
+}
+
+/// A wait that ended with the lock.
+fn waited(pid: u32, from_ms: i64, to_ms: i64, target: LockTarget, holders: Vec<u32>) -> [LogEvent; 2] {
+    let mode = Some(LockMode::AccessShareLock);
+    let waiting = LogKind::Waiting { mode, target: target.clone(), after_us: 20_000, holders };
+    let acquired = LogKind::Acquired { mode, target, after_us: (to_ms - from_ms) * 1_000 };
+    [line(pid, 1, from_ms + 20, Some("9/1"), waiting), line(pid, 2, to_ms, Some("9/1"), acquired)]
+}
+
+fn held(oid: u32, mode: LockMode, from_ms: i64, to_ms: i64) -> Sighting {
+    Sighting {
+        session: session(1),
+        role: "pkg".into(),
+        application: String::new(),
+        package: true,
+        client: true,
+        vxid: "3/1".into(),
+        target: LockTarget::Relation(oid),
+        mode: Some(mode),
+        granted: true,
+        wait_since_us: None,
+        not_before_us: Some(ms(from_ms - 20)),
+        first_us: ms(from_ms),
+        last_us: ms(to_ms),
+        gone_us: Some(ms(to_ms + 20)),
+        gone_within_transaction: false,
+        blockers: BTreeSet::new(),
+        query: String::new(),
+        query_start_us: None,
+    }
+}
+
+fn joined(events: &[LogEvent], sightings: Vec<Sighting>) -> Reconciled {
+    let names = BTreeMap::from([(20_001, "public.a".to_owned()), (20_002, "public.b".to_owned())]);
+    let seen = SessionSighting { session: session(1), role: "pkg".into(), first_us: ms(0), last_us: ms(900) };
+    let samples = SampleLog { sightings, sessions: vec![seen], names: names.clone(), ..SampleLog::default() };
+    reconcile(&Material {
+        events,
+        samples: &samples,
+        index_tables: &BTreeMap::new(),
+        clock: &ServerClock::new(vec![ClockMeasurement { server_us: ms(0), offset_us: ms(0), error_us: 10 }]),
+        identity: &PackageIdentity { roles: vec!["pkg".into()], ..Default::default() },
+        migration_lock: &MigrationLock::default(),
+        phases: &[PhaseSpan { phase: Phase::Upgrade, start_us: 0, end_us: None }],
+        steps: &[],
+        files: &BTreeMap::new(),
+        preexisting: &names.into_values().collect(),
+        leftovers: &[],
+        end_us: ms(1_000),
+        sources: &SourceState { log_read: true, ..SourceState::default() },
+    })
+}
+
+/// BEGIN, two strong locks taken one after the other, COMMIT at 500 ms.
+fn two_locks() -> (Vec<LogEvent>, Vec<Sighting>) {
+    let events = vec![
+        statement(1, 1, 90, "3/1", "BEGIN"),
+        duration(1, 2, 91, Some("3/1")),
+        statement(1, 3, 95, "3/1", "LOCK TABLE a"),
+        duration(1, 4, 110, Some("3/1")),
+        statement(1, 5, 300, "3/1", "LOCK TABLE b"),
+        duration(1, 6, 310, Some("3/1")),
+        statement(1, 7, 500, "3/1", "COMMIT"),
+        duration(1, 8, 501, None),
+    ];
+    let mode = LockMode::AccessExclusiveLock;
+    (events, vec![held(20_001, mode, 105, 495), held(20_002, mode, 305, 495)])
+}
+
+#[test]
+fn a_hold_lies_between_the_statement_and_the_commit() {
+    let (events, sightings) = two_locks();
+    let found = joined(&events, sightings).evidence;
+    assert_eq!(found.records.len(), 2);
+    let record = &found.records[0];
+    assert_eq!((record.relation.as_str(), record.statement.as_str()), ("public.a", "LOCK TABLE a"));
+    // Granted in [95, 105], released in [500, 501.999].
+    assert_eq!((record.hold.low_us, record.hold.high_us), (395_000, 406_999));
+    assert_eq!(found.records[1].hold.low_us, 195_000);
+}
+
+#[test]
+fn each_wait_counts_once_and_rows_are_followed_to_the_package() {
+    let (mut events, sightings) = two_locks();
+    events.extend(waited(100, 200, 501, LockTarget::Relation(20_001), vec![1]));
+    events.extend(waited(101, 400, 501, LockTarget::Relation(20_002), vec![77]));
+    // Waits for a row of session 100, which itself stands behind the package.
+    events.extend(waited(102, 300, 505, LockTarget::Transaction(5), vec![100]));
+    // Waits for a row of a client that waits for nobody.
+    events.extend(waited(103, 300, 400, LockTarget::Transaction(6), vec![104]));
+    let found = joined(&events, sightings);
+    let records = &found.evidence.records;
+    assert_eq!(records.iter().map(|record| record.victims_total).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(records[0].queue_depth_max, 2);
+    assert_eq!(records[1].victims[0].pid, 101);
+    assert_eq!(records[0].victims[1].mode, None, "a row lock has no mode on the table");
+    assert_eq!(found.evidence.other_waits, 1);
+    assert_eq!(found.waits.iter().filter(|wait| wait.behind.is_some()).count(), 3);
+}
+
+#[test]
+fn a_weaker_lock_on_what_is_held_already_is_no_record_of_its_own() {
+    let (events, mut sightings) = two_locks();
+    sightings.push(held(20_001, LockMode::RowExclusiveLock, 320, 495));
+    let found = joined(&events, sightings).evidence;
+    assert!(found.records.iter().all(|record| record.mode == LockMode::AccessExclusiveLock), "{found:#?}");
+}
+
+#[test]
+fn a_failure_too_fast_to_be_sampled_is_told_by_its_statement() {
+    let text = "ALTER TABLE a ADD COLUMN x int";
+    let mut failure =
+        line(1, 2, 210, Some("3/1"), LogKind::Failed { sqlstate: "55P03".into(), message: String::new() });
+    failure.statement = Some(text.into());
+    let found = joined(&[statement(1, 1, 200, "3/1", text), failure], Vec::new()).evidence;
+    let [record] = &found.records[..] else { panic!("{found:#?}") };
+    assert_eq!((record.outcome, record.wait_us, record.hold.high_us), (LockOutcome::TimedOut, 10_000, 0));
+}
+
+#[test]
+fn sources_that_contradict_each_other_are_named() {
+    let (events, mut sightings) = two_locks();
+    sightings[1].first_us = ms(700);
+    sightings[1].last_us = ms(800);
+    sightings[1].not_before_us = Some(ms(690));
+    let trust = joined(&events, sightings).evidence.trust;
+    assert!(trust.disagreements.iter().any(|sentence| sentence.contains("public.b")), "{trust:#?}");
+    assert!(trust.server_log && !trust.triggers);
+}

@@ -1,0 +1,486 @@
+//! Whole rehearsals of the storefront, and everything that may cut one short: whatever happens, it says why,
+//! exits with the right code, and leaves nothing running and nothing on disk beside its bundle.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may fail it, as the test itself")]
+
+#[path = "support/docker.rs"]
+mod docker;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/stage.rs"]
+mod stage;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use fulldress_reports::check::Outcome;
+use program::{Ended, fulldress, program, report};
+use regex::Regex;
+use rustix::process::{Pid, Signal, kill_process};
+use stage::{Kind, PATIENCE, STOPPING, Stage, alone, await_some, shared};
+use toml::Value;
+
+/// One suite, both mirrors: a test in each for every name, which is a function that takes the stage. In containers they
+/// are skipped where no engine answers, and those after `rarely` are played only when they are asked for.
+macro_rules! on_both_mirrors {
+    ($($name:ident)* ; rarely $($rare:ident)*) => {
+        mod local {
+            $(#[test] fn $name() { super::Stage::on(super::Kind::Local).into_iter().for_each(super::$name); })*
+            $(#[test] fn $rare() { super::Stage::on(super::Kind::Local).into_iter().for_each(super::$rare); })*
+        }
+        mod containers {
+            $(#[test] fn $name() { super::Stage::on(super::Kind::Containers).into_iter().for_each(super::$name); })*
+            $(#[test]
+            #[ignore = "ends as its neighbours do; `cargo test --test rehearsal -- --ignored` plays it"]
+            fn $rare() { super::Stage::on(super::Kind::Containers).into_iter().for_each(super::$rare); })*
+        }
+    };
+}
+
+on_both_mirrors! {
+    a_safe_upgrade_passes_with_exit_code_0
+    an_unsafe_upgrade_fails_with_exit_code_1_and_no_secret_enters_its_bundle
+    ctrl_c_while_the_database_is_filled
+    ctrl_c_in_upgrade
+    ctrl_c_in_rollback
+    ctrl_c_while_the_second_runner_is_tried
+    after_a_sigkill_all_children_die_and_doctor_clean_removes_the_rest
+    the_next_rehearsal_cleans_up_after_a_sigkill_and_says_so
+    a_postgresql_that_dies_during_the_upgrade_is_exit_code_5
+    a_dataset_command_that_fails_is_told_with_its_last_words
+    ; rarely
+    ctrl_c_in_warmup
+    ctrl_c_in_baseline
+    a_polite_kill_in_soak_ends_as_ctrl_c_does
+    ctrl_c_in_recovery
+    a_rehearsal_that_lasts_too_long_is_stopped_and_its_evidence_kept
+}
+
+fn a_safe_upgrade_passes_with_exit_code_0(mut stage: Stage) {
+    let _machine = alone();
+    stage.arguments = vec!["--format", "json"];
+    if stage.kind == Kind::Containers {
+        // A program in a container starts later than a process: with fewer rows to migrate, the first of two runners would
+        // have ended before the second begins, and neither would ever meet the other's lock.
+        stage.orders(40_000);
+    }
+    // Long enough that the restarts of the application are no large part of them.
+    stage.table("phases").extend(["upgrade_min_s", "rollback_min_s"].map(|name| (name.to_owned(), 5.into())));
+    let ended = stage.start("safe").finish(PATIENCE).expect_code(0);
+    stage.assert_clean();
+    let printed: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let report = stage.report();
+    assert_eq!(printed, serde_json::to_value(&report).unwrap());
+    assert_eq!(report.verdict.outcome, Outcome::Pass);
+    assert!(report.evidence.interrupted.is_none());
+    renders_again_byte_for_byte(&stage.bundle());
+    compares_with_itself(&stage.bundle());
+}
+
+fn renders_again_byte_for_byte(bundle: &Path) {
+    let before = files(bundle);
+    let ended: Ended = fulldress().arg("report").arg(bundle).output().unwrap().into();
+    ended.expect_code(0).expect_said(&report(bundle).verdict.sentence);
+    assert_eq!(files(bundle), before);
+}
+
+fn compares_with_itself(bundle: &Path) {
+    let compare = |format: &str| -> Ended {
+        fulldress().arg("compare").args([bundle, bundle]).args(["--format", format]).output().unwrap().into()
+    };
+    compare("text").expect_code(0).expect_said("verdict PASS PASS");
+    let compared = compare("json").expect_code(0);
+    serde_json::from_str::<serde_json::Value>(&compared.stdout).unwrap();
+}
+
+/// Every file below a folder, by path.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.append(&mut files(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+fn an_unsafe_upgrade_fails_with_exit_code_1_and_no_secret_enters_its_bundle(stage: Stage) {
+    let _machine = alone();
+    stage.start("unsafe").finish(PATIENCE).expect_code(1).expect_said("report.html");
+    stage.assert_clean();
+    let report = stage.report();
+    assert_eq!(report.verdict.outcome, Outcome::Fail);
+    assert!(report.evidence.interrupted.is_none());
+    let revealing = [
+        // The plan's passwords; the first also stands in a script of the package.
+        "sf-app-2019",
+        "sf-fulfilment-2019",
+        r"PGPASSWORD=[\w-]",
+        r"postgres(ql)?://[^:/\s]+:[^@\s*•…]+@",
+        r"(?i)password '[\w-]",
+    ];
+    let revealing = revealing.map(|pattern| Regex::new(pattern).unwrap());
+    let told: Vec<String> = files(&stage.bundle())
+        .iter()
+        .flat_map(|(path, bytes)| {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            let lines: Vec<String> = text
+                .lines()
+                .filter_map(|line| Some((line, revealing.iter().find_map(|pattern| pattern.find(line))?)))
+                .map(|(line, found)| format!("{}: {}", path.display(), around(line, found.start())))
+                .collect();
+            lines
+        })
+        .collect();
+    assert_eq!(told, Vec::<String>::new());
+}
+
+/// What stands about a place in a line.
+fn around(line: &str, place: usize) -> String {
+    let skipped = line[..place].chars().count().saturating_sub(60);
+    line.chars().skip(skipped).take(140).collect()
+}
+
+/// Sends a signal once the events hold a text; everything must be stopped and the bundle be written.
+#[track_caller]
+fn signalled(stage: &mut Stage, event: &str, signal: Signal) {
+    stage.forgive_timing();
+    let mut rehearsal = stage.start("safe");
+    rehearsal.await_event(event);
+    assert!(!stage.running().is_empty(), "nothing runs, so nothing can be left running");
+    rehearsal.signal(signal);
+    let ended = rehearsal.finish(STOPPING);
+    stage.assert_clean();
+    let reason = stage.reason();
+    assert!(reason.contains("interrupted"), "{reason}");
+    ended.expect_code(3).expect_said("interrupted");
+}
+
+#[track_caller]
+fn ctrl_c_at(mut stage: Stage, event: &str) {
+    let _machine = shared();
+    signalled(&mut stage, event, Signal::INT);
+}
+
+fn phase(name: &str) -> String {
+    format!(r#""event":"phase-started","data":"{name}""#)
+}
+
+fn ctrl_c_while_the_database_is_filled(mut stage: Stage) {
+    let _machine = shared();
+    // So many that the filling is still going on.
+    stage.orders(400_000);
+    signalled(&mut stage, "filling database", Signal::INT);
+}
+
+fn ctrl_c_in_warmup(stage: Stage) {
+    ctrl_c_at(stage, &phase("warmup"));
+}
+
+fn ctrl_c_in_baseline(stage: Stage) {
+    ctrl_c_at(stage, &phase("baseline"));
+}
+
+fn ctrl_c_in_upgrade(stage: Stage) {
+    ctrl_c_at(stage, r#""id":"030-backfill-channel""#);
+}
+
+fn a_polite_kill_in_soak_ends_as_ctrl_c_does(mut stage: Stage) {
+    let _machine = shared();
+    signalled(&mut stage, &phase("soak"), Signal::TERM);
+}
+
+fn ctrl_c_in_rollback(stage: Stage) {
+    ctrl_c_at(stage, &phase("rollback"));
+}
+
+fn ctrl_c_in_recovery(stage: Stage) {
+    ctrl_c_at(stage, &phase("recovery"));
+}
+
+fn ctrl_c_while_the_second_runner_is_tried(stage: Stage) {
+    ctrl_c_at(stage, "applying the upgrade a second time");
+}
+
+fn after_a_sigkill_all_children_die_and_doctor_clean_removes_the_rest(stage: Stage) {
+    let _machine = shared();
+    let mut rehearsal = stage.start("unsafe");
+    // In the middle of a sandboxed script that holds a table.
+    rehearsal.await_event(r#""id":"020-migrate""#);
+    rehearsal.signal(Signal::KILL);
+    assert_eq!(rehearsal.finish(STOPPING).code, None);
+    await_some("the death of all children", STOPPING, || stage.processes().is_empty().then_some(()));
+    assert_eq!(stage.run_folders().len(), 1);
+    let ended: Ended =
+        fulldress().args(["doctor", "--clean"]).env("FULLDRESS_STATE", &stage.state).output().unwrap().into();
+    ended.expect_said("which a killed run left behind");
+    stage.assert_clean();
+}
+
+fn the_next_rehearsal_cleans_up_after_a_sigkill_and_says_so(mut stage: Stage) {
+    let _machine = shared();
+    let mut killed = stage.start("safe");
+    killed.await_event("filling database");
+    killed.signal(Signal::KILL);
+    killed.finish(STOPPING);
+    std::fs::remove_dir_all(stage.bundle()).unwrap();
+    signalled(&mut stage, "filling database", Signal::INT);
+    let notices = stage.report().evidence.notices;
+    assert!(notices.iter().any(|notice| notice.contains("which a killed run left behind")), "{notices:?}");
+}
+
+/// Plays until the mirror or the machine fails; gives the one sentence that says why.
+#[track_caller]
+fn fails(stage: &Stage) -> String {
+    let ended = stage.start("safe").finish(PATIENCE);
+    failed(stage, ended)
+}
+
+#[track_caller]
+fn failed(stage: &Stage, ended: Ended) -> String {
+    stage.assert_clean();
+    let reason = stage.reason();
+    assert!(!reason.contains('\n'), "{reason}");
+    ended.expect_code(5).expect_said(&reason);
+    eprintln!("{reason}");
+    reason
+}
+
+#[track_caller]
+fn assert_says(reason: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(reason.contains(part), "`{part}` is missing: {reason}");
+    }
+}
+
+fn a_postgresql_that_dies_during_the_upgrade_is_exit_code_5(stage: Stage) {
+    let _machine = shared();
+    let mut rehearsal = stage.start("unsafe");
+    rehearsal.await_event(r#""id":"020-migrate""#);
+    let last_words = match stage.kind {
+        Kind::Local => {
+            let file = stage.run_folder().unwrap().join("cluster/data/postmaster.pid");
+            let text = std::fs::read_to_string(file).unwrap();
+            let postmaster = text.lines().next().unwrap().parse().ok().and_then(Pid::from_raw).unwrap();
+            kill_process(postmaster, Signal::KILL).unwrap();
+            "signal: 9"
+        }
+        Kind::Containers => {
+            let ours = docker::labelled(&stage.state);
+            let database = ours.iter().find(|line| line.contains("-database-1 ")).unwrap();
+            docker::lines(&["kill", database.split_whitespace().nth(1).unwrap()]);
+            "exit code 137"
+        }
+    };
+    let ended = rehearsal.finish(STOPPING);
+    let reason = failed(&stage, ended);
+    assert_says(&reason, &["PostgreSQL died by itself", last_words]);
+    assert!(!reason.contains("HINT"), "{reason}");
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_service() {
+    let _machine = shared();
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut stage = Stage::new();
+    stage.service("storefront").insert("port".to_owned(), Value::from(i64::from(port)));
+    assert_says(&fails(&stage), &["storefront", &port.to_string()]);
+}
+
+#[test]
+fn a_service_that_never_becomes_healthy_is_named_with_its_last_words() {
+    let _machine = shared();
+    let mut stage = Stage::new();
+    stage.table("mirror").insert("start_timeout_s".to_owned(), 5.into());
+    let script = "echo the payroll cannot be reached >&2; exec sleep 1000";
+    stage.service("fulfilment")["command"] = vec!["sh", "-c", script].into();
+    assert_says(&fails(&stage), &["fulfilment", "not healthy within 5 s", "the payroll cannot be reached"]);
+}
+
+#[test]
+fn a_service_that_ends_while_it_starts_is_named_with_its_last_words() {
+    let _machine = shared();
+    let mut stage = Stage::new();
+    stage.service("partner")["command"] = vec!["partner", "--no-such-flag"].into();
+    assert_says(&fails(&stage), &["partner", "ended while it started", "--no-such-flag"]);
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    let _machine = shared();
+    let mut stage = Stage::new();
+    stage.service("partner")["command"] = vec!["no-such-program"].into();
+    assert_says(&fails(&stage), &["partner", "no-such-program"]);
+}
+
+fn a_dataset_command_that_fails_is_told_with_its_last_words(mut stage: Stage) {
+    let _machine = shared();
+    let script = "echo the dump is torn >&2; exit 3";
+    stage.table("mirror.dataset")["command"] = vec!["sh", "-c", script].into();
+    assert_says(&fails(&stage), &["dataset command failed", "the dump is torn"]);
+}
+
+/// A small file system over a folder, gone with this value.
+struct SmallDisk<'folder>(&'folder Path);
+
+impl<'folder> SmallDisk<'folder> {
+    fn mount(folder: &'folder Path, size: &str) -> Result<Self, String> {
+        let options = format!("size={size},mode=0711");
+        let output = program("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder).output();
+        match output {
+            Ok(output) if output.status.success() => Ok(Self(folder)),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => Err(format!("mount: {error}")),
+        }
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        // Lazily where a test failed and something still holds it: it must not stay in the tree.
+        let lazy = if std::thread::panicking() { ["--lazy"].as_slice() } else { &[] };
+        let status = program("umount").args(lazy).arg(self.0).status();
+        let unmounted = status.is_ok_and(|status| status.success());
+        assert!(unmounted || std::thread::panicking(), "{} is still mounted", self.0.display());
+    }
+}
+
+#[track_caller]
+fn disk_of(size: &str) {
+    let _machine = shared();
+    let stage = Stage::new();
+    let disk = match SmallDisk::mount(&stage.state, size) {
+        Ok(disk) => disk,
+        Err(error) => {
+            eprintln!("skipped: no small disk can be mounted here: {error}");
+            return;
+        }
+    };
+    assert_says(&fails(&stage), &["disk", "full"]);
+    drop(disk);
+}
+
+#[test]
+fn a_disk_that_initdb_fills_is_told() {
+    disk_of("24m");
+}
+
+#[test]
+fn a_disk_that_the_rehearsal_fills_is_told() {
+    disk_of("110m");
+}
+
+fn a_rehearsal_that_lasts_too_long_is_stopped_and_its_evidence_kept(mut stage: Stage) {
+    let _machine = shared();
+    stage.forgive_timing();
+    // Long enough that the traffic has begun.
+    let limit_s = if stage.kind == Kind::Local { 6 } else { 30 };
+    stage.table("phases")["rehearsal_max_s"] = limit_s.into();
+    stage.table("phases")["baseline_s"] = 60.into();
+    let ended = stage.start("safe").finish(PATIENCE);
+    stage.assert_clean();
+    assert_says(&stage.reason(), &[&format!("did not end within {limit_s} s"), "rehearsal_max_s"]);
+    assert!(stage.report().evidence.traffic.is_some(), "what was measured until then is kept");
+    ended.expect_code(3);
+}
+
+/// The plan's own choice, on a machine that is made to lack something.
+fn without(lack: (&'static str, &str)) -> Stage {
+    let mut stage = Stage::new();
+    stage.environment.push((lack.0, lack.1.to_owned()));
+    stage.table("mirror").insert("kind".to_owned(), "auto".into());
+    stage
+}
+
+/// Ends in warmup on the local mirror and says why it is no other.
+#[track_caller]
+fn becomes_local(mut stage: Stage, why: &[&str]) {
+    let _machine = shared();
+    signalled(&mut stage, &phase("warmup"), Signal::INT);
+    let report = stage.report();
+    assert_eq!(report.evidence.rehearsal.mirror, "local");
+    let notices = &report.evidence.notices;
+    let told = notices.iter().find(|notice| notice.contains("the mirror is local, not in containers"));
+    assert_says(told.unwrap_or_else(|| panic!("{notices:?}")), why);
+}
+
+/// The same, where the plan leaves no choice.
+#[track_caller]
+fn fails_in_containers(mut stage: Stage, why: &[&str]) {
+    let _machine = shared();
+    stage.table("mirror").insert("kind".to_owned(), "compose".into());
+    assert_says(&fails(&stage), why);
+}
+
+#[test]
+fn no_engine_is_told_and_the_mirror_becomes_local() {
+    let lack = ("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    becomes_local(without(lack), &["/nowhere/docker.sock"]);
+    fails_in_containers(without(lack), &["/nowhere/docker.sock"]);
+}
+
+#[test]
+fn a_missing_compose_plugin_is_told_and_the_mirror_becomes_local() {
+    if docker::answer() && !docker::has_system_wide_compose() {
+        let lack = ("DOCKER_CONFIG", "/nowhere");
+        becomes_local(without(lack), &["Compose plugin is missing", "docker-compose-plugin"]);
+        fails_in_containers(without(lack), &["Compose plugin is missing", "docker-compose-plugin"]);
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_told_and_the_mirror_becomes_local() {
+    if docker::answer() {
+        let lack = ("STOREFRONT_IMAGE", "fulldress/no-such-image:1");
+        becomes_local(without(lack), &["fulldress/no-such-image:1", "make images"]);
+        let unknown = ("POSTGRES_IMAGE", "localhost:1/postgres:99");
+        fails_in_containers(without(unknown), &["localhost:1/postgres:99"]);
+    }
+}
+
+#[test]
+fn a_compose_file_that_cannot_be_used_is_told() {
+    if docker::answer() {
+        let mut stage = without(("NO_COLOR", "1"));
+        let file = stage.path().join("compose.yaml");
+        stage.table("mirror").insert("compose".to_owned(), file.display().to_string().into());
+        let cases: [(&str, &[&str]); 4] = [
+            ("services: [", &["Compose refuses", "compose.yaml"]),
+            ("services:\n  web: { image: x, network: odd }\n", &["Compose refuses", "network"]),
+            ("services:\n  web: { image: 'fulldress/runner:1' }\n", &["no service `database`"]),
+            (
+                "services:\n  database: { image: 'fulldress/runner:1', privileged: true }\n  partner: { image: 'fulldress/runner:1' }\n  storefront: { image: 'fulldress/storefront:2.3' }\n  fulfilment: { image: 'fulldress/runner:1' }\n",
+                &["service database", "privileged"],
+            ),
+        ];
+        for (text, why) in cases {
+            std::fs::write(&file, text).unwrap();
+            let _nothing_yet = std::fs::remove_dir_all(stage.bundle());
+            stage.table("mirror").insert("kind".to_owned(), "compose".into());
+            assert_says(&fails(&stage), why);
+        }
+    }
+}
+
+#[test]
+fn a_container_that_never_becomes_healthy_is_named_with_its_last_lines() {
+    let Some(mut stage) = Stage::on(Kind::Containers) else { return };
+    let _machine = shared();
+    stage.table("mirror").insert("start_timeout_s".to_owned(), 10.into());
+    let file = stage.path().join("compose.yaml");
+    let command = "command: [\"--listen\", \"0.0.0.0:8080\", \"--poll-ms\", \"200\"";
+    let text = std::fs::read_to_string(program::repository().join("docker-compose.yml")).unwrap();
+    assert!(text.contains(command), "fulfilment is started in another way now");
+    let ill =
+        "entrypoint: [sh, -c, \"echo the payroll cannot be reached; exec sleep 1000\"]\n    command: [\"x\"";
+    let flags = program::repository().join("fixtures");
+    let text = text.replace(command, ill).replace("./fixtures", &flags.display().to_string());
+    std::fs::write(&file, text).unwrap();
+    stage.table("mirror").insert("compose".to_owned(), file.display().to_string().into());
+    assert_says(&fails(&stage), &["fulfilment", "not healthy within 10 s", "the payroll cannot be reached"]);
+}

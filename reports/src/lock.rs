@@ -1,0 +1,304 @@
+//! What the recorder measured: locks, waits, sessions, and how far it can be trusted.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::finding::Place;
+use crate::phase::Phase;
+
+/// PostgreSQL's table-level lock modes, weakest first.
+/// Source of the conflict table: PostgreSQL documentation, "Explicit Locking", table 13.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum LockMode {
+    /// SELECT.
+    AccessShareLock,
+    /// SELECT FOR UPDATE and its kin.
+    RowShareLock,
+    /// INSERT, UPDATE, DELETE, MERGE.
+    RowExclusiveLock,
+    /// VACUUM, ANALYZE, CREATE INDEX CONCURRENTLY, VALIDATE.
+    ShareUpdateExclusiveLock,
+    /// CREATE INDEX.
+    ShareLock,
+    /// CREATE TRIGGER, ADD FOREIGN KEY.
+    ShareRowExclusiveLock,
+    /// REFRESH MATERIALIZED VIEW CONCURRENTLY.
+    ExclusiveLock,
+    /// ALTER TABLE, DROP, TRUNCATE, REINDEX.
+    AccessExclusiveLock,
+}
+
+impl LockMode {
+    /// All modes, weakest first.
+    pub const ALL: [Self; 8] = [
+        Self::AccessShareLock,
+        Self::RowShareLock,
+        Self::RowExclusiveLock,
+        Self::ShareUpdateExclusiveLock,
+        Self::ShareLock,
+        Self::ShareRowExclusiveLock,
+        Self::ExclusiveLock,
+        Self::AccessExclusiveLock,
+    ];
+
+    /// The mode that `pg_locks.mode` or the server's log names.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// The name in `pg_locks.mode`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AccessShareLock => "AccessShareLock",
+            Self::RowShareLock => "RowShareLock",
+            Self::RowExclusiveLock => "RowExclusiveLock",
+            Self::ShareUpdateExclusiveLock => "ShareUpdateExclusiveLock",
+            Self::ShareLock => "ShareLock",
+            Self::ShareRowExclusiveLock => "ShareRowExclusiveLock",
+            Self::ExclusiveLock => "ExclusiveLock",
+            Self::AccessExclusiveLock => "AccessExclusiveLock",
+        }
+    }
+
+    /// The name in SQL, as a person reads it: `ACCESS EXCLUSIVE`.
+    #[must_use]
+    pub const fn sql(self) -> &'static str {
+        match self {
+            Self::AccessShareLock => "ACCESS SHARE",
+            Self::RowShareLock => "ROW SHARE",
+            Self::RowExclusiveLock => "ROW EXCLUSIVE",
+            Self::ShareUpdateExclusiveLock => "SHARE UPDATE EXCLUSIVE",
+            Self::ShareLock => "SHARE",
+            Self::ShareRowExclusiveLock => "SHARE ROW EXCLUSIVE",
+            Self::ExclusiveLock => "EXCLUSIVE",
+            Self::AccessExclusiveLock => "ACCESS EXCLUSIVE",
+        }
+    }
+
+    /// Whether two sessions cannot hold these modes on one relation at the same time.
+    #[must_use]
+    pub fn conflicts_with(self, other: Self) -> bool {
+        use LockMode::{
+            AccessExclusiveLock, AccessShareLock, ExclusiveLock, RowExclusiveLock, RowShareLock, ShareLock,
+            ShareRowExclusiveLock, ShareUpdateExclusiveLock,
+        };
+        let (weak, strong) = if self <= other { (self, other) } else { (other, self) };
+        match strong {
+            AccessShareLock | RowShareLock | RowExclusiveLock => false,
+            ShareUpdateExclusiveLock => weak == ShareUpdateExclusiveLock,
+            ShareLock => matches!(weak, RowExclusiveLock | ShareUpdateExclusiveLock),
+            ShareRowExclusiveLock => weak >= RowExclusiveLock,
+            ExclusiveLock => weak >= RowShareLock,
+            AccessExclusiveLock => true,
+        }
+    }
+
+    /// Whether an application's reads or writes have to wait behind this mode.
+    #[must_use]
+    pub fn blocks_clients(self) -> bool {
+        self.conflicts_with(Self::RowExclusiveLock)
+    }
+}
+
+/// Where a fact about a lock comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockSource {
+    /// An event trigger logged the session's `pg_locks`.
+    EventTrigger,
+    /// The sampler saw it in `pg_locks`.
+    Sampler,
+    /// `log_lock_waits` reported it.
+    WaitLog,
+    /// The package role's statement log bounds it.
+    StatementLog,
+}
+
+/// A measured duration as an interval, in microseconds: the truth lies between `low` and `high`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Bounds {
+    /// Proven at least.
+    pub low_us: u64,
+    /// Possible at most.
+    pub high_us: u64,
+}
+
+/// How a lock request of the package ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockOutcome {
+    /// It was granted.
+    Granted,
+    /// `lock_timeout` ended it (SQLSTATE 55P03).
+    TimedOut,
+    /// A deadlock ended it (40P01).
+    Deadlocked,
+    /// It was cancelled (57014) or its session ended.
+    Cancelled,
+}
+
+/// A session of the application that waited behind the package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Victim {
+    /// Backend process id.
+    pub pid: u32,
+    /// Login role.
+    pub role: String,
+    /// `application_name`, which any client may set: a label, not an identity.
+    pub application: String,
+    /// The waiting statement, cut to 200 characters; literals are replaced by `?`.
+    pub statement: String,
+    /// The mode it asked for; absent for a row lock.
+    pub mode: Option<LockMode>,
+    /// When it began to wait, microseconds since the rehearsal's epoch.
+    pub since_us: u64,
+    /// How long it waited behind this lock, microseconds.
+    pub blocked_us: u64,
+}
+
+/// One lock of the package: per phase, step, statement, relation and mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LockRecord {
+    /// Phase in which it was requested.
+    pub phase: Phase,
+    /// Id of the package step, where known.
+    pub step: Option<String>,
+    /// The statement, cut to 400 characters; literals are replaced by `?`.
+    pub statement: String,
+    /// Where the statement stands in the package, where it was found there.
+    pub place: Option<Place>,
+    /// Schema-qualified relation.
+    pub relation: String,
+    /// Whether the relation existed before the upgrade: only such a lock can block a client.
+    pub preexisting: bool,
+    /// Strongest mode that the statement took on it.
+    pub mode: LockMode,
+    /// Backend process id of the package's session.
+    pub pid: u32,
+    /// When it was asked for, microseconds since the rehearsal's epoch.
+    pub requested_us: u64,
+    /// When it was let go or given up, microseconds since the rehearsal's epoch.
+    pub released_us: u64,
+    /// How long the package itself waited for it, microseconds.
+    pub wait_us: u64,
+    /// How long it was held.
+    pub hold: Bounds,
+    /// How the request ended.
+    pub outcome: LockOutcome,
+    /// Whether the relation's storage was rewritten under it.
+    pub rewritten: bool,
+    /// `lock_timeout` in force, milliseconds; 0 means none; absent means unknown.
+    pub lock_timeout_ms: Option<u64>,
+    /// Which sources saw it.
+    pub sources: Vec<LockSource>,
+    /// The longest waits behind it, longest first, at most 50.
+    pub victims: Vec<Victim>,
+    /// How many client waits there were behind it in all.
+    pub victims_total: u64,
+    /// Most clients waiting at one instant.
+    pub queue_depth_max: u32,
+    /// Sum of the clients' blocked time, microseconds.
+    pub queue_area_us: u64,
+}
+
+/// One database session of the package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PackageSession {
+    /// Backend process id.
+    pub pid: u32,
+    /// Login role.
+    pub role: String,
+    /// Phase in which it began.
+    pub phase: Phase,
+    /// Step that opened it, where known.
+    pub step: Option<String>,
+    /// Schema-changing statements that it ran on relations which existed before.
+    pub schema_changes: u32,
+    /// Whether it held the migration lock during every one of them.
+    pub migration_lock_held: bool,
+    /// Schema-changing statements that ran with no `lock_timeout`, cut to 200 characters each.
+    pub without_lock_timeout: Vec<StatementRef>,
+    /// First schema change without the migration lock.
+    pub first_unlocked: Option<StatementRef>,
+}
+
+/// A statement and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StatementRef {
+    /// The statement, cut to 200 characters; literals are replaced by `?`.
+    pub statement: String,
+    /// Where it stands in the package, where it was found there.
+    pub place: Option<Place>,
+}
+
+/// Something that a step left behind in the database's lock or index state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LockLeftover {
+    /// After which phase it was seen.
+    pub phase: Phase,
+    /// `invalid index`, `unvalidated constraint`, `disabled trigger`, `setting`, `removed setting`, `idle transaction`,
+    /// `advisory lock`, `prepared transaction`.
+    pub kind: String,
+    /// What: the index, the session, the lock's key.
+    pub object: String,
+}
+
+/// How far the recorder can be trusted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RecorderTrust {
+    /// Event triggers were installed and fired, or there was no DDL for them to fire on.
+    pub triggers: bool,
+    /// The server's log could be read to its end.
+    pub server_log: bool,
+    /// Package DDL statements seen by any source.
+    pub ddl_statements: u64,
+    /// Of these, seen by at least two sources.
+    pub ddl_seen_twice: u64,
+    /// Statements on which sources disagree, one sentence each, at most 20.
+    pub disagreements: Vec<String>,
+    /// Samples that the schedule asked for.
+    pub samples_planned: u64,
+    /// Samples taken.
+    pub samples_taken: u64,
+    /// Longest gap between two samples while the upgrade or rollback was active, microseconds.
+    pub sample_gap_max_us: u64,
+    /// Half the round trip of the clock measurement: the error of mapping server time to ours, microseconds.
+    pub clock_error_us: u64,
+    /// Shorter holds may be missed by the sampler alone, microseconds.
+    pub detection_floor_us: u64,
+}
+
+/// Everything the recorder found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LockEvidence {
+    /// Locks of the package that a client could meet, longest hold first.
+    pub records: Vec<LockRecord>,
+    /// The package's sessions.
+    pub sessions: Vec<PackageSession>,
+    /// Left behind after a phase.
+    pub leftovers: Vec<LockLeftover>,
+    /// Client lock waits that were not behind the package, in the phases upgrade and rollback.
+    pub other_waits: u64,
+    /// How far this can be trusted.
+    pub trust: RecorderTrust,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LockMode;
+
+    /// PostgreSQL documentation, table 13.2, one row a mode; `X` = conflict.
+    const TABLE: [&str; 8] =
+        [".......X", "......XX", "....XXXX", "...XXXXX", "..XX.XXX", "..XXXXXX", ".XXXXXXX", "XXXXXXXX"];
+
+    #[test]
+    fn conflicts_are_those_of_the_documentation() {
+        for (row, mode) in TABLE.iter().zip(LockMode::ALL) {
+            for (cell, other) in row.chars().zip(LockMode::ALL) {
+                assert_eq!(mode.conflicts_with(other), cell == 'X', "{mode:?} {other:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `findings.sarif`: findings as code annotations, SARIF 2.1.0 (OASIS).
+
+use serde_json::{Value, json};
+
+use crate::check::{CHECKS, CheckRecord};
+use crate::finding::{Finding, Place};
+use crate::hazard::{self, HAZARDS};
+use crate::report::Report;
+use crate::trace::Trace;
+
+use super::{RenderError, Renderer};
+
+/// Where findings without a place of their own are shown: code hosts drop results without a file.
+const FALLBACK_FILE: &str = "manifest.toml";
+
+/// Writes `findings.sarif`.
+#[derive(Debug, Clone, Copy)]
+pub struct Sarif;
+
+impl Renderer for Sarif {
+    fn name(&self) -> &'static str {
+        "findings.sarif"
+    }
+
+    fn render(&self, report: &Report) -> Result<Vec<u8>, RenderError> {
+        let rules: Vec<Value> = CHECKS.iter().map(rule).collect();
+        let results: Vec<Value> = report.findings.iter().map(|finding| result(report, finding)).collect();
+        let properties = json!({
+            "verdict": report.verdict.outcome,
+            "rehearsal": report.evidence.rehearsal.id,
+        });
+        document(&report.evidence.rehearsal.fulldress, rules, results, properties)
+            .map_err(|error| RenderError { file: self.name(), reason: error.to_string() })
+    }
+}
+
+/// The hazards of a trace as code annotations: a result a statement and hazard, at the statement's line.
+///
+/// # Errors
+/// When a value has no JSON form; none of the trace's types has such a value.
+pub fn hazards(trace: &Trace, fulldress: &str) -> Result<Vec<u8>, serde_json::Error> {
+    let rules = HAZARDS.iter().map(|hazard| {
+        json!({
+            "id": hazard.id,
+            "shortDescription": { "text": hazard.id },
+            "fullDescription": { "text": format!("{} {}", hazard.what, hazard.fires) },
+            "help": { "text": hazard.remedy },
+            "defaultConfiguration": { "level": "warning" },
+        })
+    });
+    let mut results = Vec::new();
+    for script in &trace.scripts {
+        for statement in &script.statements {
+            for hazard in statement.hazards.iter().filter_map(|id| hazard::find(id)) {
+                let level = if statement.error.is_some() { "error" } else { "warning" };
+                results.push(json!({
+                    "ruleId": hazard.id,
+                    "level": level,
+                    "message": { "text": format!("{} {}", hazard.what, hazard.remedy) },
+                    "locations": [{
+                        "physicalLocation": {
+                            "artifactLocation": { "uri": uri(&script.file) },
+                            "region": { "startLine": statement.line },
+                        },
+                    }],
+                    // A line moves when a file is edited; which of the statements it is moves less.
+                    "partialFingerprints": {
+                        "fulldressHazard/v1": format!("{}|{}|{}", hazard.id, script.file, statement.index),
+                    },
+                }));
+            }
+        }
+    }
+    document(fulldress, rules.collect(), results, json!({ "serverVersion": trace.server_version }))
+}
+
+fn document(
+    fulldress: &str,
+    rules: Vec<Value>,
+    results: Vec<Value>,
+    properties: Value,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let document = json!({
+        "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": { "driver": { "name": "fulldress", "semanticVersion": fulldress, "rules": rules } },
+            "columnKind": "unicodeCodePoints",
+            "properties": properties,
+            "results": results,
+        }],
+    });
+    let mut bytes = serde_json::to_vec_pretty(&document)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn rule(record: &CheckRecord) -> Value {
+    json!({
+        "id": record.id,
+        "shortDescription": { "text": record.title },
+        "fullDescription": { "text": record.meaning },
+        "help": { "text": record.remedy },
+        "defaultConfiguration": { "level": if record.required { "error" } else { "warning" } },
+    })
+}
+
+fn result(report: &Report, finding: &Finding) -> Value {
+    let check = report.checks.iter().find(|check| check.id == finding.check);
+    let level = match check {
+        Some(check) if check.required => "error",
+        _ => "warning",
+    };
+    let mut result = json!({
+        "ruleId": finding.check,
+        "level": level,
+        "message": { "text": format!("{} {}", finding.what, finding.remedy) },
+        "locations": [location(finding)],
+        // Figures change from run to run: only what a finding is about tells it apart.
+        "partialFingerprints": { "fulldressFinding/v1": fingerprint(finding) },
+    });
+    if let Some(waiver) = report.waiver_of(finding) {
+        result["suppressions"] = json!([{
+            "kind": "external",
+            "status": "accepted",
+            "justification": format!("{} ({}, until {})", waiver.reason, waiver.owner, waiver.expires),
+        }]);
+    }
+    result
+}
+
+fn location(finding: &Finding) -> Value {
+    let (file, line) = match &finding.place {
+        Some(Place { file, line }) => (file.as_str(), line.unwrap_or(1).max(1)),
+        None => (FALLBACK_FILE, 1),
+    };
+    json!({
+        "physicalLocation": {
+            "artifactLocation": { "uri": uri(file) },
+            "region": { "startLine": line },
+        },
+        "logicalLocations": [{ "fullyQualifiedName": finding.object }],
+    })
+}
+
+fn fingerprint(finding: &Finding) -> String {
+    let file = finding.place.as_ref().map_or("", |place| place.file.as_str());
+    format!("{}|{file}|{}", finding.check, finding.object)
+}
+
+/// A relative path as the relative URI reference that SARIF asks for.
+fn uri(path: &str) -> String {
+    let mut uri = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-~".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    uri
+}

@@ -1,0 +1,22 @@
+//! Traffic models and pumps.
+//!
+//! `harness::conductor` starts [`clock`]-timed traffic from a workload file and moves it from phase to phase;
+//! the result is plain data of `fulldress_reports::traffic`.
+
+mod answer;
+mod arrivals;
+pub mod clock;
+mod connection;
+pub mod driver;
+pub mod file;
+mod pacer;
+pub mod recording;
+mod schedule;
+mod template;
+mod timeline;
+pub mod traffic;
+mod users;
+mod wire;
+pub mod worker;
+
+pub use connection::{Target, TargetError};

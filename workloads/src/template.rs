@@ -1,0 +1,248 @@
+//! Request templates: compiled once from a workload file, rendered once a request.
+//!
+//! `file` compiles and probes them, both pumps render them. Randomness comes from the session's own seeded dice,
+//! so that a run can be replayed; an undefined variable is an error and never an empty string.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Names that every template may use beside the session's variables.
+const BUILT_IN: [&str; 3] = ["key", "random", "popular"];
+
+/// The compiled templates of one scenario.
+#[derive(Debug, Clone)]
+pub(crate) struct Templates {
+    environment: Environment<'static>,
+}
+
+/// One template of a scenario's [`Templates`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TemplateId(String);
+
+impl Templates {
+    /// An empty set.
+    pub(crate) fn new() -> Self {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        Self { environment }
+    }
+
+    /// Compiles a template whose variables are all among `known`, the built-in names, and minijinja's own.
+    ///
+    /// # Errors
+    /// A sentence for the workload's author: a syntax error, or the variable that nothing defines.
+    pub(crate) fn add(&mut self, name: String, source: &str, known: &[String]) -> Result<TemplateId, String> {
+        self.environment
+            .add_template_owned(name.clone(), source.to_owned())
+            .map_err(|error| explain(&error))?;
+        let template = self.environment.get_template(&name).map_err(|error| explain(&error))?;
+        let mut undefined: Vec<String> = template
+            .undeclared_variables(false)
+            .into_iter()
+            .filter(|variable| {
+                !BUILT_IN.contains(&variable.as_str())
+                    && !known.contains(variable)
+                    && !self.environment.globals().any(|(global, _)| global == variable.as_str())
+            })
+            .collect();
+        undefined.sort();
+        match undefined.first() {
+            None => Ok(TemplateId(name)),
+            Some(variable) => Err(format!(
+                "undefined variable `{variable}`; defined here: {}",
+                BUILT_IN
+                    .iter()
+                    .copied()
+                    .chain(known.iter().map(String::as_str))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )),
+        }
+    }
+
+    /// Renders a template with a session's variables.
+    ///
+    /// # Errors
+    /// A sentence that names the template's fault.
+    pub(crate) fn render(&self, id: &TemplateId, context: &Value) -> Result<String, String> {
+        self.environment
+            .get_template(&id.0)
+            .and_then(|template| template.render(context.clone()))
+            .map_err(|error| explain(&error))
+    }
+}
+
+fn explain(error: &Error) -> String {
+    match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    }
+}
+
+/// What one client remembers between requests: its dice and its variables.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    dice: Dice,
+    key_prefix: String,
+    variables: BTreeMap<String, Value>,
+}
+
+impl Session {
+    /// A session whose random choices follow from `seed`. Keys begin with `run`, so that two runs with one seed
+    /// against one database never share an idempotency key.
+    pub(crate) fn new(seed: u64, run: u64) -> Self {
+        let dice = Dice(Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))));
+        let mut variables = BTreeMap::new();
+        let rolling = dice.clone();
+        variables.insert(
+            "random".to_owned(),
+            Value::from_function(move |low: i64, high: i64| rolling.random(low, high)),
+        );
+        let rolling = dice.clone();
+        variables
+            .insert("popular".to_owned(), Value::from_function(move |count: i64| rolling.popular(count)));
+        Self { dice, key_prefix: format!("{run:x}"), variables }
+    }
+
+    /// The variables of the next request; `key` is fresh.
+    pub(crate) fn context(&mut self) -> Value {
+        let key = format!("{}-{:016x}", self.key_prefix, self.dice.with(Rng::random::<u64>));
+        self.variables.insert("key".to_owned(), Value::from(key));
+        Value::from(self.variables.clone())
+    }
+
+    /// Remembers a scalar out of a response; anything but a string, number or boolean is refused.
+    pub(crate) fn remember(&mut self, name: &str, value: &serde_json::Value) -> bool {
+        let Some(value) = scalar(value) else { return false };
+        self.variables.insert(name.to_owned(), value);
+        true
+    }
+
+    /// A weighted choice: the index of the weight hit. Weights sum to `total`, which is above 0.
+    pub(crate) fn choose(&self, weights: &[u32], total: u64) -> usize {
+        let mut left = self.dice.with(|dice| dice.random_range(0..total.max(1)));
+        for (index, weight) in weights.iter().enumerate() {
+            let weight = u64::from(*weight);
+            if left < weight {
+                return index;
+            }
+            left -= weight;
+        }
+        weights.len().saturating_sub(1)
+    }
+
+    /// A whole number between two bounds, both included.
+    pub(crate) fn between(&self, low: u64, high: u64) -> u64 {
+        self.dice.with(|dice| dice.random_range(low..=high.max(low)))
+    }
+}
+
+fn scalar(value: &serde_json::Value) -> Option<Value> {
+    match value {
+        serde_json::Value::Bool(value) => Some(Value::from(*value)),
+        serde_json::Value::String(value) => Some(Value::from(value.as_str())),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => Some(Value::from(whole)),
+            (None, Some(real)) => Some(Value::from(real)),
+            (None, None) => None,
+        },
+        serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => None,
+    }
+}
+
+/// A seeded random generator that template functions share.
+#[derive(Debug, Clone)]
+struct Dice(Arc<Mutex<ChaCha8Rng>>);
+
+impl Dice {
+    fn with<T>(&self, roll: impl FnOnce(&mut ChaCha8Rng) -> T) -> T {
+        // A generator is valid in every state: a panic elsewhere cannot have left it half changed.
+        roll(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn random(&self, low: i64, high: i64) -> Result<i64, Error> {
+        if low > high {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("random({low}, {high}) is an empty range"),
+            ));
+        }
+        Ok(self.with(|dice| dice.random_range(low..=high)))
+    }
+
+    /// 1 to `count`, the small numbers more often: rank k with a share near 1/k, as Zipf's law has it.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "counts of a shop's things are far below 2^52"
+    )]
+    fn popular(&self, count: i64) -> Result<i64, Error> {
+        if count < 1 {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("popular({count}) has nothing to choose"),
+            ));
+        }
+        let position = self.with(|dice| dice.random::<f64>());
+        Ok((((count + 1) as f64).powf(position).floor() as i64).clamp(1, count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Session, Templates};
+
+    fn render(source: &str, session: &mut Session) -> Result<String, String> {
+        let mut templates = Templates::new();
+        let id = templates.add("t".to_owned(), source, &["cart_id".to_owned()])?;
+        templates.render(&id, &session.context())
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_requests_and_fresh_keys() {
+        let (mut one, mut two) = (Session::new(7, 1), Session::new(7, 1));
+        let source = "{{ random(1, 1000000) }} {{ popular(2000) }} {{ key }}";
+        let first = render(source, &mut one).unwrap();
+        assert_eq!(first, render(source, &mut two).unwrap());
+        assert_ne!(first, render(source, &mut one).unwrap());
+    }
+
+    #[test]
+    fn popular_stays_in_range_and_prefers_the_first() {
+        let mut session = Session::new(1, 1);
+        let mut first_tenth = 0;
+        for _ in 0..1000 {
+            let rank: i64 = render("{{ popular(1000) }}", &mut session).unwrap().parse().unwrap();
+            assert!((1..=1000).contains(&rank));
+            first_tenth += i32::from(rank <= 100);
+        }
+        assert!(
+            (550..800).contains(&first_tenth),
+            "log(101)/log(1001) = 67 % expected, got {first_tenth} of 1000"
+        );
+    }
+
+    #[test]
+    fn an_undefined_variable_is_named_at_once() {
+        let error = render("{{ basket }}", &mut Session::new(1, 1)).unwrap_err();
+        assert!(error.starts_with("undefined variable `basket`"), "{error}");
+        let error = render("{{ cart_id }}", &mut Session::new(1, 1)).unwrap_err();
+        assert!(error.contains("undefined"), "{error}");
+        assert!(render("{{ random(1", &mut Session::new(1, 1)).unwrap_err().contains("syntax error"));
+        assert!(render("{{ random(2, 1) }}", &mut Session::new(1, 1)).unwrap_err().contains("empty range"));
+    }
+
+    #[test]
+    fn only_scalars_are_remembered() {
+        let mut session = Session::new(1, 1);
+        assert!(session.remember("cart_id", &serde_json::json!("c-7")));
+        assert_eq!(render("/carts/{{ cart_id }}", &mut session).unwrap(), "/carts/c-7");
+        assert!(session.remember("cart_id", &serde_json::json!(12)));
+        assert_eq!(render("/carts/{{ cart_id }}", &mut session).unwrap(), "/carts/12");
+        assert!(!session.remember("cart_id", &serde_json::json!({"id": 1})));
+    }
+}

@@ -1,0 +1,248 @@
+//! The open model against a real server on loopback.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use fulldress_reports::phase::Phase;
+use fulldress_reports::traffic::{ErrorKind, WriteAnswer};
+use fulldress_workloads::clock::Clock;
+use fulldress_workloads::traffic::{Traffic, TrafficError, TrafficPlan};
+use support::{Reply, Server, arrivals, in_phase, orders, refused_url, start, sums};
+
+fn fine() -> Reply {
+    Reply::Answer(200, r#"{"id": 1}"#.to_owned())
+}
+
+#[tokio::test]
+async fn every_planned_request_is_in_one_phase_and_one_bucket() {
+    let server = Server::start(|_| fine());
+    let clock = Clock::start();
+    let traffic = start(arrivals("rate_per_s = 200", &["/a", "/b"]), &server.url, clock);
+    let first_us = traffic.enter_phase(Phase::Warmup);
+    clock.sleep_until(first_us + 400_000).await;
+    let second_us = traffic.enter_phase(Phase::Upgrade);
+    clock.sleep_until(second_us + 500_000).await;
+    let third_us = traffic.enter_phase(Phase::Soak);
+    let result = traffic.stop_at(third_us + 300_000).await.unwrap();
+
+    // Arrivals stand at first_us + n * 5 ms.
+    let before = |end_us: u64| (end_us - first_us).div_ceil(5000);
+    let all = sums(&result.intervals, |_| true);
+    assert_eq!(all.planned, before(third_us + 300_000));
+    assert_eq!(in_phase(&result.intervals, Phase::Warmup).planned, before(second_us));
+    assert_eq!(in_phase(&result.intervals, Phase::Upgrade).planned, before(third_us) - before(second_us));
+    assert!(all.errors.is_empty(), "{:?}", all.errors);
+    assert_eq!((all.sent, all.response.len(), all.service.len()), (all.planned, all.planned, all.planned));
+    assert_eq!(server.seen().len() as u64, all.planned);
+    assert_eq!(
+        (result.driver.planned, result.driver.sent, result.driver.dropped),
+        (all.planned, all.planned, 0)
+    );
+    assert_eq!(result.driver.send_lag.count, all.planned);
+    assert_eq!(result.ended_us, third_us + 300_000);
+    assert_eq!(result.driver.wall_us, result.ended_us - first_us);
+    assert!(result.driver.cpu_us > 0 && result.driver.worker_lost.is_none());
+    for record in &result.intervals {
+        let (start_us, end_us) = match record.phase {
+            Phase::Warmup => (first_us, second_us),
+            Phase::Upgrade => (second_us, third_us),
+            _ => (third_us, third_us + 300_000),
+        };
+        assert_eq!((record.start_us - start_us) % record.phase.interval_us(), 0);
+        assert!(record.start_us + record.length_us <= end_us, "{record:?}");
+    }
+    assert!(result.intervals.iter().filter(|record| record.phase == Phase::Upgrade).count() >= 10);
+}
+
+#[tokio::test]
+async fn a_stall_shows_in_response_time_though_few_requests_were_in_it() {
+    let server = Server::start(|_| fine());
+    let clock = Clock::start();
+    let settings = "rate_per_s = 400\nconnections_max = 4\nschedule = \"poisson\"";
+    let traffic = start(arrivals(settings, &["/a"]), &server.url, clock);
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    clock.sleep_until(start_us + 400_000).await;
+    server.frozen.send_replace(true);
+    let frozen_us = clock.now_us();
+    clock.sleep_until(frozen_us + 1_000_000).await;
+    assert!(traffic.figures().in_flight == 4, "{:?}", traffic.figures());
+    server.frozen.send_replace(false);
+    let stalled_us = clock.now_us() - frozen_us;
+    clock.sleep_until(start_us + 1_900_000).await;
+    let result = traffic.stop().await.unwrap();
+
+    let all = sums(&result.intervals, |_| true);
+    assert!(all.errors.is_empty(), "{:?}", all.errors);
+    assert_eq!(all.response.len(), all.planned);
+    // More than half of the run was stalled, with arrivals spread over it: p99 is close to the whole stall.
+    let response_us = all.response.value_at_quantile(0.99);
+    assert!(response_us > stalled_us / 2 && response_us < stalled_us * 2, "{response_us} of {stalled_us}");
+    // Only four requests were on a connection, so the service time leaves the stall out.
+    let service_us = all.service.value_at_quantile(0.99);
+    assert!(service_us < stalled_us / 4, "{service_us} of {stalled_us}");
+}
+
+#[tokio::test]
+async fn errors_have_their_kind() {
+    let server = Server::start(|seen| match seen.path.as_str() {
+        "/fine" => fine(),
+        "/missing" => Reply::Answer(404, String::new()),
+        "/down" => Reply::Answer(503, String::new()),
+        "/elsewhere" => Reply::Answer(302, String::new()),
+        "/wrong" => Reply::Answer(200, "{}".to_owned()),
+        "/garbage" => Reply::Answer(200, "<html>".to_owned()),
+        "/break" => Reply::Break,
+        _ => Reply::Hang,
+    });
+    let expected = [
+        ("/fine", None),
+        ("/missing", Some(ErrorKind::Status4xx)),
+        ("/down", Some(ErrorKind::Status5xx)),
+        ("/elsewhere", Some(ErrorKind::StatusOther)),
+        ("/wrong", Some(ErrorKind::WrongBody)),
+        ("/garbage", Some(ErrorKind::WrongBody)),
+        ("/break", Some(ErrorKind::Reset)),
+        ("/hang", Some(ErrorKind::Timeout)),
+    ];
+    let clock = Clock::start();
+    let paths: Vec<&str> = expected.iter().map(|(path, _)| *path).collect();
+    let traffic = start(arrivals("rate_per_s = 200\ntimeout_ms = 150", &paths), &server.url, clock);
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    let result = traffic.stop_at(start_us + 1_000_000).await.unwrap();
+    for (path, kind) in expected {
+        let route = sums(&result.intervals, |record| record.route == path);
+        assert!(route.planned > 5, "{path}: {}", route.planned);
+        match kind {
+            None => assert_eq!((route.errors.len(), route.response.len()), (0, route.planned), "{path}"),
+            Some(kind) => {
+                assert_eq!(route.errors, [(kind, route.planned)].into(), "{path}");
+                assert_eq!(route.response.len(), 0, "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_listening_is_a_connect_error_and_no_ledger_entry() {
+    let clock = Clock::start();
+    let traffic = start(orders("rate_per_s = 100"), &refused_url(), clock);
+    let start_us = traffic.enter_phase(Phase::Rollback);
+    let result = traffic.stop_at(start_us + 300_000).await.unwrap();
+    let all = sums(&result.intervals, |_| true);
+    assert_eq!(all.planned, 30);
+    assert_eq!(all.errors, [(ErrorKind::Connect, 30)].into());
+    // The driver offered them: the system under test is what refused.
+    assert_eq!((result.driver.sent, result.driver.dropped), (30, 0));
+    assert!(result.ledger.is_empty());
+}
+
+#[tokio::test]
+async fn a_full_backlog_drops_and_says_so() {
+    let server = Server::start(|_| fine());
+    server.frozen.send_replace(true);
+    let clock = Clock::start();
+    let settings = "rate_per_s = 100\nconnections_max = 2\nbacklog_max = 5";
+    let traffic = start(arrivals(settings, &["/a"]), &server.url, clock);
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    clock.sleep_until(start_us + 500_000).await;
+    assert!(traffic.figures().errors >= 40, "{:?}", traffic.figures());
+    server.frozen.send_replace(false);
+    let result = traffic.stop_at(start_us + 600_000).await.unwrap();
+    let all = sums(&result.intervals, |_| true);
+    assert_eq!(all.planned, 60);
+    assert_eq!(all.errors.keys().collect::<Vec<_>>(), [&ErrorKind::Dropped]);
+    assert_eq!(result.driver.dropped, all.errors[&ErrorKind::Dropped]);
+    assert_eq!((result.driver.sent, all.sent), (60 - result.driver.dropped, 60 - result.driver.dropped));
+    assert!(result.driver.dropped >= 40, "{:?}", result.driver);
+    assert_eq!(all.response.len() + result.driver.dropped, 60);
+}
+
+#[tokio::test]
+async fn the_ledger_holds_what_was_acknowledged_and_what_nobody_knows() {
+    let server = Server::start(|seen| match seen.body.as_str() {
+        r#"{"customer_id": 1}"# => Reply::Break,
+        r#"{"customer_id": 2}"# => Reply::Answer(503, String::new()),
+        r#"{"customer_id": 3}"# => Reply::Answer(422, String::new()),
+        _ => Reply::Answer(201, r#"{"id": 4, "total_cents": 990}"#.to_owned()),
+    });
+    let clock = Clock::start();
+    let traffic = start(orders("rate_per_s = 300"), &server.url, clock);
+    let start_us = traffic.enter_phase(Phase::Soak);
+    let result = traffic.stop_at(start_us + 700_000).await.unwrap();
+    let seen = server.seen();
+    assert_eq!(seen.len(), 210);
+    let keys: BTreeSet<_> = seen.iter().filter_map(|seen| seen.key.clone()).collect();
+    assert_eq!(keys.len(), 210, "every request has a key of its own");
+    for seen in &seen {
+        let entry = result.ledger.iter().find(|entry| Some(&entry.key) == seen.key.as_ref());
+        let answer = match seen.body.as_str() {
+            r#"{"customer_id": 1}"# | r#"{"customer_id": 2}"# => Some(WriteAnswer::Indeterminate),
+            r#"{"customer_id": 3}"# => None,
+            _ => Some(WriteAnswer::Acknowledged),
+        };
+        assert_eq!(entry.map(|entry| entry.answer), answer, "{seen:?}");
+        let Some(entry) = entry else { continue };
+        assert_eq!(entry.read_back, format!("/orders/by-key/{}", entry.key));
+        assert_eq!((entry.phase, entry.route.as_str()), (Phase::Soak, "POST /orders"));
+        let value = match entry.answer {
+            WriteAnswer::Acknowledged => serde_json::json!({"/total_cents": 990}),
+            WriteAnswer::Indeterminate => serde_json::Value::Null,
+        };
+        assert_eq!(entry.value, value);
+        assert!(entry.answered_us >= start_us);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_cuts_off_what_hangs_within_its_limit() {
+    let server = Server::start(|_| Reply::Hang);
+    let clock = Clock::start();
+    let settings = "rate_per_s = 50\nconnections_max = 3\ntimeout_ms = 60000";
+    let traffic = start(orders(settings), &server.url, clock);
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    let stop_us = start_us + 200_000;
+    let result = traffic.stop_at(stop_us).await.unwrap();
+    let took_us = clock.now_us() - stop_us;
+    assert!((1_900_000..2_600_000).contains(&took_us), "{took_us}");
+    let all = sums(&result.intervals, |_| true);
+    assert_eq!(all.planned, 10);
+    assert_eq!(all.errors, [(ErrorKind::Timeout, 3), (ErrorKind::Dropped, 7)].into());
+    assert_eq!(result.ledger.len(), 3);
+    assert!(result.ledger.iter().all(|entry| entry.answer == WriteAnswer::Indeterminate));
+}
+
+#[tokio::test]
+async fn one_seed_gives_one_sequence_of_requests() {
+    let mut sequences = Vec::new();
+    for _ in 0..2 {
+        let server = Server::start(|_| fine());
+        let clock = Clock::start();
+        let traffic =
+            start(arrivals("rate_per_s = 100\nconnections_max = 1", &["/a", "/b", "/c"]), &server.url, clock);
+        let start_us = traffic.enter_phase(Phase::Baseline);
+        traffic.stop_at(start_us + 300_000).await.unwrap();
+        sequences.push(server.seen().into_iter().map(|seen| seen.path).collect::<Vec<_>>());
+    }
+    assert_eq!(sequences[0].len(), 30);
+    assert_eq!(sequences[0], sequences[1]);
+}
+
+#[tokio::test]
+async fn traffic_leaves_neither_the_machine_nor_its_users_behind() {
+    let plan = |workload, base_url: &str| TrafficPlan {
+        workload,
+        base_url: base_url.to_owned(),
+        clock: Clock::start(),
+        seed: 1,
+        users_stream: None,
+    };
+    let error = Traffic::start(plan(orders("rate_per_s = 1"), "http://192.0.2.1:80")).unwrap_err();
+    assert!(matches!(error, TrafficError::Target(_)) && error.to_string().contains("loopback only"));
+    let users = support::workload(
+        "[[scenario]]\nname = \"u\"\nmodel = \"users\"\nusers = 1\nthink_ms = { min = 1, max = 2 }\n\
+         [[scenario.step]]\nroute = \"r\"\nmethod = \"GET\"\npath = \"/\"\n",
+    );
+    let error = Traffic::start(plan(users, "http://127.0.0.1:1")).unwrap_err();
+    assert!(error.to_string().contains("need a worker process"), "{error}");
+}

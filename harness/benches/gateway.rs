@@ -55,7 +55,12 @@ fn gateway(target: SocketAddr) -> (Gateway, SocketAddr) {
     // A port that was free a moment ago; nobody else takes ports in turn here.
     let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let forward = Forward { listen: listen.port(), host: target.ip().to_string(), port: target.port() };
-    let config = GatewayConfig { forwards: vec![forward], resolver: true, resolver_port: 0 };
+    let config = GatewayConfig {
+        forwards: vec![forward],
+        resolver: true,
+        resolver_port: 0,
+        ..GatewayConfig::default()
+    };
     let child = Command::new(env!("CARGO_BIN_EXE_fulldress"))
         .arg("gateway")
         .env(CONFIG_VARIABLE, serde_json::to_string(&config).unwrap())

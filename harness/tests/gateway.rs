@@ -46,7 +46,12 @@ impl Drop for Running {
 /// A gateway with one forward and a resolver.
 async fn gateway(host: &str, port: u16) -> Running {
     let forward = Forward { listen: 0, host: host.to_owned(), port };
-    let config = GatewayConfig { forwards: vec![forward], resolver: true, resolver_port: 0 };
+    let config = GatewayConfig {
+        forwards: vec![forward],
+        resolver: true,
+        resolver_port: 0,
+        ..GatewayConfig::default()
+    };
     let gateway = Gateway::bind(&config).await.unwrap();
     let (written, lines) = mpsc::channel();
     let (port, resolver) = (gateway.ports().unwrap()[0], gateway.resolver());

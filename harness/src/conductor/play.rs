@@ -261,11 +261,19 @@ fn unread(error: sqlx::Error) -> MirrorError {
     MirrorError::new(format!("the mirror's database cannot be read: {error}"), "")
 }
 
-/// A name outside the mirror that a script asked for.
+/// A name outside the mirror that a script asked for, or an address that it called, as `tcp 192.0.2.1:443`.
 fn outbound(name: String) -> Finding {
+    let what = match name.split_once(' ') {
+        Some((protocol, address)) => {
+            format!("A script called {address} ({protocol}) while it ran; it was refused.")
+        }
+        None => {
+            format!("A script asked for the address of {name} while it ran; the mirror has no such host.")
+        }
+    };
     Finding {
         check: CheckId::PreEndpoint,
-        what: format!("A script asked for the address of {name} while it ran; the mirror has no such host."),
+        what,
         object: name,
         place: None,
         remedy: "Name the host and its stand-in in the inventory, or take the call out of the package."

@@ -8,7 +8,15 @@ const ACTIVITY_QUERY_BYTES: &str = "16kB";
 /// Lock waits of the application's roles that are longer than this reach the server's log, milliseconds.
 pub const APPLICATION_DEADLOCK_TIMEOUT_MS: u32 = 20;
 
-/// Settings of the cluster, name and value. They need a start of the server, not only a reload.
+/// Those of [`cluster_settings`] that a running server does not take.
+#[must_use]
+pub fn start_settings() -> Vec<(&'static str, &'static str)> {
+    let at_start =
+        |(name, _): &(&str, &str)| ["logging_collector", "track_activity_query_size"].contains(name);
+    cluster_settings().into_iter().filter(at_start).collect()
+}
+
+/// Settings of the cluster, name and value. Some need a start of the server, not only a reload.
 #[must_use]
 pub fn cluster_settings() -> Vec<(&'static str, &'static str)> {
     vec![

@@ -30,6 +30,8 @@ pub(super) struct Relation {
     rows_read: i64,
     /// The table of an index.
     pub(super) table: Option<u32>,
+    /// Whether it is a part of a partitioned table or index.
+    pub(super) partition: bool,
 }
 
 impl Relation {
@@ -69,7 +71,7 @@ const LOCKS: &str = "SELECT c.oid, pg_catalog.quote_ident(n.nspname) || '.' || p
 
 const RELATIONS: &str = "SELECT c.oid, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), \
      c.relkind::pg_catalog.text, c.relfilenode, i.indrelid, \
-     COALESCE(s.seq_scan, 0), COALESCE(s.seq_tup_read, 0) \
+     COALESCE(s.seq_scan, 0), COALESCE(s.seq_tup_read, 0), c.relispartition \
      FROM pg_catalog.pg_class c \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid \
@@ -137,6 +139,7 @@ impl Observer {
                 table: row.try_get::<Option<Oid>, _>(4)?.map(|oid| oid.0),
                 scans: row.try_get(5)?,
                 rows_read: row.try_get(6)?,
+                partition: row.try_get(7)?,
             };
             relations.insert(row.try_get::<Oid, _>(0)?.0, relation);
         }

@@ -261,7 +261,14 @@ impl Runner {
         // What a block of PL/pgSQL took and rolled back is gone by now, but may have been seen. Weak ones are left out,
         // since it is chance which are seen: an INSERT holds its indexes only while it writes.
         let strong = |held: &Held| held.mode >= LockMode::ShareUpdateExclusiveLock;
-        seen.locks.extend(new(&passing, &self.held).into_iter().filter(strong));
+        // Nor does an index say anything whose table is held as strongly: some statements let it go again before their
+        // end (`SetIndexStorageProperties` in tablecmds.c), so that it is chance too whether it is seen.
+        let told_by_table = |index: &Held| {
+            let table = self.before.get(&index.oid).and_then(|relation| relation.table);
+            held.iter().any(|held| Some(held.oid) == table && held.mode >= index.mode)
+        };
+        let passed = new(&passing, &self.held).into_iter();
+        seen.locks.extend(passed.filter(|held| strong(held) && !told_by_table(held)));
         self.held = held;
         let own = self.own().await?;
         for (oid, relation) in &self.before {

@@ -156,12 +156,17 @@ impl Stage {
 
     /// Starts the rehearsal with one of the storefront's packages.
     pub(crate) fn start(&self, kind: &str) -> Rehearsal<'_> {
+        self.start_package(&package(kind))
+    }
+
+    /// Starts it with a package's folder.
+    pub(crate) fn start_package(&self, package: &Path) -> Rehearsal<'_> {
         let plan = self.path().join("rehearsal.toml");
         std::fs::write(&plan, toml::to_string(&self.plan).unwrap()).unwrap();
         let stream = |name: &str| File::create(self.path().join(name)).unwrap();
         let child = fulldress()
             .args(["run".as_ref(), plan.as_os_str()])
-            .args(["--package".as_ref(), package(kind).as_os_str()])
+            .args(["--package".as_ref(), package.as_os_str()])
             .args(["--out".as_ref(), self.bundle().as_os_str()])
             .args(&self.arguments)
             .env("FULLDRESS_STATE", &self.state)

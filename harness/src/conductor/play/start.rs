@@ -89,8 +89,8 @@ impl Play {
         let mut not_rehearsed: Vec<String> = NOT_REHEARSED.iter().map(|text| (*text).to_owned()).collect();
         // All of them are denied; which are recorded depends on the mirror.
         let unrecorded = match mirror.outbound().await {
-            Some(_) => "scripts' calls to bare addresses outside",
-            None => "scripts' calls to the outside while they run",
+            Some(_) => "services' calls to the outside while they run",
+            None => "scripts' and services' calls to the outside while they run",
         };
         not_rehearsed.push(unrecorded.to_owned());
         self.reach = Reach { relations, settings, actors, not_rehearsed, ..Default::default() };

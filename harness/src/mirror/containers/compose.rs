@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ use sqlx::{Executor, PgConnection};
 
 use super::database::{Database, Place};
 use super::engine::{ContainerSpec, Engine, ImageFacts, Mount, MountSource, run_label};
-use super::gateway::{Attempt, Forward, GatewayConfig};
+use super::gateway::{Attempt, CONFIG_VARIABLE, Forward, GatewayConfig};
 use super::host::{ContainerHost, labels};
 use super::model::{Closing, Model, SeededVolume, image_of_version};
 use super::project::{self, Project};
@@ -24,8 +24,11 @@ use crate::mirror::{HostParts, Mirror, MirrorError, Services};
 use crate::plan::Plan;
 use crate::process::RunFolder;
 use crate::recorder::log::LogPlace;
+use crate::recorder::settings;
 use crate::upgrade::script_host::ScriptHost;
 
+/// Where our own program stands in its container.
+pub(super) const GATEWAY_PROGRAM: &str = "/fulldress/fulldress";
 /// First port that the gateway listens on; the database's.
 const GATEWAY_PORT: u16 = 20_000;
 /// Longest pull of one image.
@@ -47,6 +50,8 @@ pub(super) struct Parts {
     pub(super) services: Arc<ContainerServices>,
     /// Address of the gateway in the database's network, where script hosts ask for names.
     pub(super) resolver: IpAddr,
+    /// Addresses outside that the script hosts which have ended called.
+    pub(super) called: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// A mirror in containers.
@@ -138,10 +143,10 @@ impl ComposeMirror {
         }
         stage.project.start_with(&service).await?;
         let mirror = Self::open(stage, plan, inventory, run, logs, None, uuid()).await?;
-        mirror.parts.database.prepare(&mirror.parts.plan).await?;
+        let restart = mirror.parts.database.prepare(&mirror.parts.plan).await?;
         mirror.fill(&tell).await?;
         tell("taking the snapshot".to_owned());
-        mirror.parts.database.take_snapshot().await?;
+        mirror.parts.database.take_snapshot(restart).await?;
         Ok(mirror)
     }
 
@@ -183,7 +188,8 @@ impl ComposeMirror {
         let services =
             ContainerServices::new(Arc::clone(&project), specs, ports, gateway.clone(), start_limit);
         let services = Arc::new(services);
-        let parts = Parts { program, plan, inventory, run, project, database, services, resolver };
+        let called = Arc::default();
+        let parts = Parts { program, plan, inventory, run, project, database, services, resolver, called };
         Ok(Self { parts, package_password, gateway, edge, data_folder, image, logs: logs.to_owned() })
     }
 
@@ -248,6 +254,7 @@ impl Stage {
             aliases: &aliases,
         };
         let seeds = model.close(&closing)?;
+        model.configure_server(&service, &facts.command, &settings::start_settings());
         let project = Arc::new(Project::new(engine, name, run, model)?);
         project.create().await?;
         Ok(Self { program, project, seeds, image, data_folder })
@@ -316,6 +323,12 @@ impl Stage {
     }
 }
 
+/// What the gateway's program told of one kind.
+pub(super) fn attempts(said: &str, kind: &str) -> BTreeSet<String> {
+    let attempts = said.lines().filter_map(|line| serde_json::from_str::<Attempt>(line).ok());
+    attempts.filter(|attempt| attempt.attempt == kind).map(|attempt| attempt.name).collect()
+}
+
 /// Where the database's image keeps its data.
 fn data_folder(model: &Model, service: &str, image: &ImageFacts) -> String {
     let of_image =
@@ -365,31 +378,37 @@ async fn start_gateway(
     let forwards: Vec<Forward> =
         targets.zip(GATEWAY_PORT..).map(|((host, port), listen)| Forward { listen, host, port }).collect();
     let publish = forwards.iter().map(|forward| forward.listen).collect();
-    let config =
-        serde_json::to_string(&GatewayConfig { forwards, resolver: true, ..GatewayConfig::default() })
-            .map_err(|error| MirrorError::new(format!("the gateway's configuration: {error}"), ""))?;
+    let config = GatewayConfig { forwards, resolver: true, ..GatewayConfig::default() };
     let labels = labels(run, project.name());
     project.engine().create_network(edge, false, &labels).await?;
     let spec = ContainerSpec {
         name: format!("{}-gateway", project.name()),
         image: plan.mirror.runner_image.clone(),
-        entrypoint: Some(vec!["/fulldress/fulldress".into()]),
-        command: vec!["gateway".into()],
-        environment: vec![("FULLDRESS_GATEWAY".into(), config)],
-        user: Some("0".into()),
+        entrypoint: Some(vec![GATEWAY_PROGRAM.into(), "gateway".into()]),
         network: Some(edge.to_owned()),
-        mounts: vec![Mount {
-            source: MountSource::Bind(program.display().to_string()),
-            target: "/fulldress/fulldress".into(),
-            read_only: true,
-        }],
         publish,
         labels,
-        cap_drop_all: true,
         cap_add: vec!["NET_BIND_SERVICE".into()],
-        ..ContainerSpec::default()
+        ..gateway_program(program, &config)?
     };
     project.engine().create(&spec).await
+}
+
+/// A container that runs our own program as a gateway.
+pub(super) fn gateway_program(program: &Path, config: &GatewayConfig) -> Result<ContainerSpec, MirrorError> {
+    let config = serde_json::to_string(config)
+        .map_err(|error| MirrorError::new(format!("the gateway's configuration: {error}"), ""))?;
+    Ok(ContainerSpec {
+        environment: vec![(CONFIG_VARIABLE.into(), config)],
+        user: Some("0".into()),
+        mounts: vec![Mount {
+            source: MountSource::Bind(program.display().to_string()),
+            target: GATEWAY_PROGRAM.into(),
+            read_only: true,
+        }],
+        cap_drop_all: true,
+        ..ContainerSpec::default()
+    })
 }
 
 #[async_trait]
@@ -467,9 +486,9 @@ impl Mirror for ComposeMirror {
 
     async fn outbound(&self) -> Option<Vec<String>> {
         let said = self.parts.project.engine().logs(&self.gateway, None).await.ok()?;
-        let attempts = said.lines().filter_map(|line| serde_json::from_str::<Attempt>(line).ok());
-        let names = attempts.filter(|attempt| attempt.attempt == "name").map(|attempt| attempt.name);
-        Some(names.collect::<BTreeSet<_>>().into_iter().collect())
+        let mut called = self.parts.called.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        called.extend(attempts(&said, "name"));
+        Some(called.into_iter().collect())
     }
 
     async fn died(&self) -> String {

@@ -149,11 +149,11 @@ impl Database {
     }
 
     /// Makes our superuser and the plan's database through the image's own superuser, and gives the server the settings
-    /// that the recorder needs; they hold from the next start.
+    /// that the recorder needs. Says whether some of them hold only from the next start.
     ///
     /// # Errors
     /// When the image's superuser is not let in, or a setting is refused.
-    pub async fn prepare(&self, plan: &Plan) -> Result<(), MirrorError> {
+    pub async fn prepare(&self, plan: &Plan) -> Result<bool, MirrorError> {
         let (role, password) = self.image_superuser(plan).await?;
         let options = self.options_of(&role, &password, "postgres");
         let mut connection = self.await_connection(&options).await?;
@@ -184,9 +184,34 @@ impl Database {
                 .await
                 .map_err(|error| database_error("cannot be prepared", &error))?;
         }
+        self.make_folders().await?;
+        let pending = self
+            .reload(&mut connection)
+            .await
+            .map_err(|error| database_error("did not take the recorder's settings", &error));
         // The image's superuser may be an application's role too; its sessions are not ours.
         let _closed = connection.close().await;
-        self.make_folders().await
+        pending
+    }
+
+    /// Lets the server read its settings again; whether some wait for a start.
+    async fn reload(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        connection.execute("SELECT pg_reload_conf()").await?;
+        let clock = Clock::start();
+        let limit_us = u64::try_from(self.start_limit.as_micros()).unwrap_or(u64::MAX);
+        // A session reads them when the postmaster has told it to.
+        let log_folder = format!("{EVIDENCE_FOLDER}/log");
+        while sqlx::query_scalar::<_, String>("SHOW log_directory").fetch_one(&mut *connection).await?
+            != log_folder
+        {
+            if clock.now_us() > limit_us {
+                return Ok(true);
+            }
+            tokio::time::sleep(CONNECT_PAUSE).await;
+        }
+        sqlx::query_scalar("SELECT count(*) > 0 FROM pg_settings WHERE pending_restart")
+            .fetch_one(connection)
+            .await
     }
 
     /// The log's and the backup's folders belong to the server's user.
@@ -259,11 +284,15 @@ impl Database {
         self.project.engine().stop(&container.id, STOP_GRACE).await
     }
 
-    /// Copies the data as it is now, from which clones are made; the server is stopped for it.
+    /// Copies the data as it is now, from which clones are made. With `restart` the server is stopped for it, and has all
+    /// its settings afterwards.
     ///
     /// # Errors
     /// When the copy fails or the server does not come back.
-    pub async fn take_snapshot(&self) -> Result<(), MirrorError> {
+    pub async fn take_snapshot(&self, restart: bool) -> Result<(), MirrorError> {
+        if !restart {
+            return self.base_backup("snapshot").await.map(drop);
+        }
         let _stopped = self.stopped.lock().await;
         self.stop().await?;
         let script = "rm -rf /fulldress/snapshot && cp -a --reflink=auto \"$1\" /fulldress/snapshot";
@@ -326,13 +355,20 @@ impl Database {
     /// # Errors
     /// When `pg_basebackup` fails.
     pub async fn back_up(&self) -> Result<u64, MirrorError> {
+        self.base_backup("backup").await
+    }
+
+    /// A base backup into a folder of the evidence.
+    async fn base_backup(&self, folder: &str) -> Result<u64, MirrorError> {
         // As the server's own user, from inside: the image's access rules let replication in from there only.
-        let script = "find /fulldress/backup -mindepth 1 -delete && pg_basebackup --wal-method=stream \
-                      --checkpoint=fast --no-sync --no-password --pgdata /fulldress/backup && \
-                      du -sk /fulldress/backup | cut -f1";
+        let folder = format!("{EVIDENCE_FOLDER}/{folder}");
+        let script = format!(
+            "find {folder} -mindepth 1 -delete && pg_basebackup --wal-method=stream \
+             --checkpoint=fast --no-sync --no-password --pgdata {folder} && du -sk {folder} | cut -f1"
+        );
         let environment = [("PGHOST", "127.0.0.1"), ("PGUSER", SUPERUSER), ("PGPASSWORD", &self.password)];
         let owner = self.exec_shell("find its user", "stat -c %u:%g \"$1\"", Some("0"), &[]).await?;
-        let said = self.exec_shell("take a base backup", script, Some(owner.trim()), &environment).await?;
+        let said = self.exec_shell("take a base backup", &script, Some(owner.trim()), &environment).await?;
         let kilobytes: u64 = said.trim().lines().last().and_then(|line| line.parse().ok()).unwrap_or(0);
         Ok(kilobytes * 1024)
     }

@@ -233,12 +233,35 @@ impl Model {
         if self.data_mount(closing.database, closing.data_folder).is_none()
             && let Some(database) = self.service_mut(closing.database)
         {
-            // An anonymous volume could not be copied by name.
+            // Neither an anonymous volume nor memory could be copied by name.
+            forget_memory(database, closing.data_folder);
             add_volume(database, DATA_VOLUME, closing.data_folder);
         }
         self.close_resources("networks", closing, &labels);
         self.close_resources("volumes", closing, &labels);
         Ok(seeds)
+    }
+
+    /// Gives the database's server settings that hold from its first start, where it is clear how: the command is the
+    /// server's program, as in the official image, or its arguments. Otherwise nothing happens, and they hold after a
+    /// restart.
+    pub fn configure_server(&mut self, database: &str, of_image: &[String], settings: &[(&str, &str)]) {
+        let Some(service) = self.service_mut(database) else { return };
+        let words = |value: &Value| -> Option<Vec<String>> {
+            value.as_array()?.iter().map(|word| word.as_str().map(str::to_owned)).collect()
+        };
+        if service.get("entrypoint").is_some_and(|entrypoint| !entrypoint.is_null()) {
+            return;
+        }
+        let own = service.get("command").filter(|command| !command.is_null()).map(words);
+        let Some(mut command) = own.unwrap_or_else(|| Some(of_image.to_vec())) else { return };
+        if !command.first().is_some_and(|first| first == "postgres" || first.starts_with('-')) {
+            return;
+        }
+        for (name, value) in settings {
+            command.extend(["-c".to_owned(), format!("{name}={value}")]);
+        }
+        service.insert("command".to_owned(), command.into());
     }
 
     /// The named volume that the data folder lies in, and where it is mounted.
@@ -317,6 +340,26 @@ fn refuse(name: &str, service: &Map<String, Value>) -> Result<(), MirrorError> {
 
 fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
+}
+
+/// Takes away mounts of memory that a folder lies in.
+fn forget_memory(service: &mut Map<String, Value>, folder: &str) {
+    let covers = |target: &str| {
+        let rest = folder.strip_prefix(target.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if let Some(mounts) = service.get_mut("volumes").and_then(Value::as_array_mut) {
+        mounts.retain(|mount| {
+            let text = |key: &str| mount.get(key).and_then(Value::as_str).unwrap_or_default();
+            text("type") != "tmpfs" || !covers(text("target"))
+        });
+    }
+    if let Some(mounts) = service.get_mut("tmpfs").and_then(Value::as_array_mut) {
+        // `/path` or `/path:options`.
+        mounts.retain(|mount| {
+            !mount.as_str().is_some_and(|mount| covers(mount.split(':').next().unwrap_or_default()))
+        });
+    }
 }
 
 /// Folders of this machine that a service could write become volumes; files must be read-only.
@@ -459,6 +502,53 @@ mod tests {
         assert_eq!(model.dependants("db").into_iter().collect::<Vec<_>>(), ["web"]);
         assert_eq!(model.only("db").services().collect::<Vec<_>>(), ["db"]);
         assert_eq!(model.only("web").services().collect::<Vec<_>>(), ["db", "web"]);
+    }
+
+    #[test]
+    fn a_server_gets_its_settings_where_its_command_is_clear() {
+        let image = ["postgres".to_owned()];
+        let command = |service: serde_json::Value, image: &[String]| {
+            let mut model = model(&json!({ "db": service }));
+            model.configure_server("db", image, &[("logging_collector", "on")]);
+            serde_json::from_str::<serde_json::Value>(&model.text()).unwrap()["services"]["db"]["command"]
+                .clone()
+        };
+        let expected = json!(["postgres", "-c", "logging_collector=on"]);
+        assert_eq!(command(json!({ "image": "x", "command": null }), &image), expected);
+        assert_eq!(
+            command(json!({ "image": "x", "command": ["-c", "fsync=off"] }), &image),
+            json!(["-c", "fsync=off", "-c", "logging_collector=on"])
+        );
+        // A program of the user's own may take no such arguments.
+        assert_eq!(
+            command(json!({ "image": "x", "command": ["patroni", "/p.yml"] }), &image),
+            json!(["patroni", "/p.yml"])
+        );
+        assert_eq!(command(json!({ "image": "x" }), &["run-server".to_owned()]), json!(null));
+        assert_eq!(command(json!({ "image": "x", "entrypoint": ["/run"] }), &image), json!(null));
+    }
+
+    #[test]
+    fn data_in_memory_gets_a_volume_that_can_be_copied() {
+        let mut model = model(&json!({ "db": {
+            "image": "postgres:16",
+            "tmpfs": ["/run", "/var/lib/postgresql/data:size=1g"],
+            "volumes": [
+                { "type": "tmpfs", "target": "/var/lib/postgresql" },
+                { "type": "tmpfs", "target": "/var/lib/post" },
+            ],
+        } }));
+        model.close(&closing(&[])).unwrap();
+        let text: serde_json::Value = serde_json::from_str(&model.text()).unwrap();
+        let database = &text["services"]["db"];
+        assert_eq!(database["tmpfs"], json!(["/run"]));
+        let targets: Vec<_> = database["volumes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mount| mount["target"].as_str().unwrap())
+            .collect();
+        assert_eq!(targets, ["/var/lib/post", "/fulldress", "/var/lib/postgresql/data"]);
     }
 
     #[test]

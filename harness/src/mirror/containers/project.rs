@@ -1,11 +1,14 @@
 //! One Compose project: the closed model, what of it runs, and its end.
 //!
-//! The first service comes up through testcontainers' `DockerCompose`, which also takes the project down; single services
-//! are brought up and replaced through the same Compose program.
+//! The first service comes up through testcontainers' `DockerCompose`; single services are brought up and replaced, and
+//! the project is taken down, through the same Compose program.
 
+use std::ffi::OsStr;
+use std::mem::ManuallyDrop;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use testcontainers::compose::DockerCompose;
@@ -22,6 +25,8 @@ const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 /// One call of Compose that starts nothing.
 const QUESTION_LIMIT: Duration = Duration::from_secs(60);
+/// Taking everything away; whatever takes longer is swept by its label.
+const DOWN_LIMIT: Duration = Duration::from_secs(120);
 /// One call of Compose that starts or replaces services; it waits for those that they depend on.
 const UP_LIMIT: Duration = Duration::from_secs(600);
 
@@ -33,7 +38,8 @@ pub struct Project {
     folder: PathBuf,
     /// What is deployed now.
     model: Mutex<Model>,
-    core: Mutex<Option<DockerCompose>>,
+    /// Whether Compose was asked to start anything.
+    begun: AtomicBool,
 }
 
 impl Project {
@@ -56,7 +62,7 @@ impl Project {
             run: Arc::clone(run),
             folder,
             model: Mutex::new(model),
-            core: Mutex::default(),
+            begun: AtomicBool::new(false),
         })
     }
 
@@ -91,14 +97,15 @@ impl Project {
     /// When Compose fails; its last words are in the sentence.
     pub async fn start_with(&self, service: &str) -> Result<(), MirrorError> {
         let file = self.write("first.json", &self.model.lock().await.only(service))?;
-        let mut core = DockerCompose::with_local_client(&[file])
+        let core = DockerCompose::with_local_client(&[file])
             .with_project_name(&self.name)
             .with_env("DOCKER_HOST", self.engine.host())
             // Marks the program as ours, so that it ends with the run folder when we are cut short.
             .with_env("FULLDRESS_RUN", self.run.path().display().to_string());
-        let started = core.up().await;
-        *self.core.lock().await = Some(core);
-        match started {
+        // When dropped, it would call Compose without these variables and without a limit.
+        let mut core = ManuallyDrop::new(core);
+        self.begun.store(true, Ordering::Release);
+        match self.engine.attended(core.up()).await? {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = error.to_string();
@@ -134,27 +141,38 @@ impl Project {
     }
 
     async fn call(&self, command: &[&str], service: Option<&str>) -> Result<(), MirrorError> {
+        self.begun.store(true, Ordering::Release);
         let file = self.write("all.json", &*self.model.lock().await)?;
-        let launch = compose(&self.engine)
-            .args(["--project-name", &self.name, "--file"])
-            .args([file.as_os_str()])
-            .args(["--progress", "plain"])
-            .args(command.iter().copied())
-            .args(service)
-            .recorded_in(&self.run);
-        let output = launch.output(UP_LIMIT).await?;
-        if output.timed_out {
-            let what = format!("Compose did not bring the mirror up within {} s", UP_LIMIT.as_secs());
-            return Err(MirrorError::new(what, "see the services' logs in the bundle"));
-        }
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let arguments = ["--file".as_ref(), file.as_os_str(), "--progress".as_ref(), "plain".as_ref()];
+        let words = command.iter().copied().chain(service).map(OsStr::new);
+        let arguments: Vec<&OsStr> = arguments.into_iter().chain(words).collect();
+        let said = match self.compose(&arguments, UP_LIMIT).await? {
+            Ok(()) => return Ok(()),
+            Err(said) => said,
+        };
         match failed_service(&said).or(service) {
             Some(service) => Err(self.explain(service, last_line(&said)).await),
             None => Err(MirrorError::new(format!("Compose says: {}", last_line(&said)), "")),
         }
+    }
+
+    /// Runs Compose on the project; what it said where it failed.
+    async fn compose(
+        &self,
+        arguments: &[&OsStr],
+        limit: Duration,
+    ) -> Result<Result<(), String>, MirrorError> {
+        let launch = compose(&self.engine)
+            .args(["--project-name", &self.name])
+            .args(arguments.iter().copied())
+            .recorded_in(&self.run);
+        let output = self.engine.attended(launch.output(limit)).await??;
+        if output.timed_out {
+            let what = format!("Compose did not end within {} s", limit.as_secs());
+            return Err(MirrorError::new(what, "see the services' logs in the bundle"));
+        }
+        let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok(if output.status.success() { Ok(()) } else { Err(said()) })
     }
 
     /// What Compose said, with the last lines of the service that it is about.
@@ -211,10 +229,13 @@ impl Project {
     /// # Errors
     /// When Compose fails.
     pub async fn down(&self) -> Result<(), MirrorError> {
-        let Some(core) = self.core.lock().await.take() else { return Ok(()) };
-        core.down().await.map_err(|error| {
-            let error = error.to_string();
-            MirrorError::new(format!("the mirror could not be taken down: {}", last_line(&error)), "")
+        if !self.begun.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // Without the file, which a full disk may not have let us write: it knows what it made by its own labels.
+        let down = ["down", "--volumes", "--timeout", "10"].map(OsStr::new);
+        self.compose(&down, DOWN_LIMIT).await?.map_err(|said| {
+            MirrorError::new(format!("the mirror could not be taken down: {}", last_line(&said)), "")
         })
     }
 

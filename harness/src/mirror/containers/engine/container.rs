@@ -18,7 +18,7 @@ use super::super::super::MirrorError;
 use super::exec::Collected;
 use super::{
     CALL_LIMIT, ContainerFacts, ContainerSpec, Engine, Found, Health, Mount, MountFacts, MountSource, Ran,
-    call, label_filter, status, within,
+    label_filter, status,
 };
 
 impl Engine {
@@ -42,7 +42,7 @@ impl Engine {
             options = options.name(&spec.name);
         }
         let what = format!("make the container {} from the image {}", label_of(spec), spec.image);
-        Ok(call(&what, self.docker.create_container(Some(options.build()), body(spec))).await?.id)
+        Ok(self.call(&what, self.docker.create_container(Some(options.build()), body(spec))).await?.id)
     }
 
     /// Runs a container to its end and removes it, also when it is killed at the limit and when this future is dropped.
@@ -69,7 +69,7 @@ impl Engine {
                 Err(error) => Err(error),
             }
         };
-        let waited = tokio::time::timeout(limit, waiting).await;
+        let waited = self.attended(tokio::time::timeout(limit, waiting)).await?;
         let timed_out = waited.is_err();
         if timed_out {
             self.kill(id).await?;
@@ -93,7 +93,7 @@ impl Engine {
     /// # Errors
     /// When its program or a mount cannot be started, or a port is taken.
     pub async fn start(&self, id: &str) -> Result<(), MirrorError> {
-        call(&format!("start the container {id}"), self.docker.start_container(id, None)).await
+        self.call(&format!("start the container {id}"), self.docker.start_container(id, None)).await
     }
 
     /// Asks a container to stop, and kills it after the grace, which counts in whole seconds.
@@ -106,7 +106,8 @@ impl Engine {
         let limit = grace + CALL_LIMIT;
         // The client has a time limit of its own, which must not end before the grace.
         let docker = self.docker.clone().with_timeout(limit);
-        within(limit, &format!("stop the container {id}"), docker.stop_container(id, Some(options))).await
+        self.within(limit, &format!("stop the container {id}"), docker.stop_container(id, Some(options)))
+            .await
     }
 
     /// Kills a container at once; nothing happens when it does not run.
@@ -122,7 +123,7 @@ impl Engine {
                 result => result,
             }
         };
-        call(&format!("kill the container {id}"), killing).await
+        self.call(&format!("kill the container {id}"), killing).await
     }
 
     /// Removes a container with its unnamed volumes; with force also a running one. One that is gone is removed.
@@ -130,7 +131,7 @@ impl Engine {
     /// # Errors
     /// When it runs and force was not asked for.
     pub async fn remove(&self, id: &str, force: bool) -> Result<(), MirrorError> {
-        call(&format!("remove the container {id}"), self.try_remove(id, force)).await
+        self.call(&format!("remove the container {id}"), self.try_remove(id, force)).await
     }
 
     pub(super) async fn try_remove(&self, id: &str, force: bool) -> Result<(), Error> {
@@ -147,7 +148,7 @@ impl Engine {
     /// When there is no such container.
     pub async fn inspect(&self, id: &str) -> Result<ContainerFacts, MirrorError> {
         let what = format!("look at the container {id}");
-        Ok(facts(call(&what, self.docker.inspect_container(id, None)).await?))
+        Ok(facts(self.call(&what, self.docker.inspect_container(id, None)).await?))
     }
 
     /// What a container wrote to both of its streams, in the order of writing; at most 16 MiB of each.
@@ -170,7 +171,7 @@ impl Engine {
             }
             Ok(())
         };
-        call(&format!("read the log of the container {id}"), reading).await?;
+        self.call(&format!("read the log of the container {id}"), reading).await?;
         Ok(said)
     }
 
@@ -181,7 +182,7 @@ impl Engine {
     pub async fn find(&self, labels: &[(&str, &str)]) -> Result<Vec<Found>, MirrorError> {
         let filters = label_filter(labels.iter().copied());
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let found = call("list the containers", self.docker.list_containers(Some(options))).await?;
+        let found = self.call("list the containers", self.docker.list_containers(Some(options))).await?;
         let found = found.into_iter().map(|container| Found {
             id: container.id.unwrap_or_default(),
             name: plain_name(container.names.unwrap_or_default().first().map_or("", String::as_str)),
@@ -239,9 +240,9 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         aliases: (!spec.aliases.is_empty()).then(|| spec.aliases.clone()),
         ..EndpointSettings::default()
     };
-    let network = spec
-        .network
-        .clone()
+    let is_mode = |network: &str| matches!(network, "none" | "host") || network.starts_with("container:");
+    let network = spec.network.clone().filter(|network| !is_mode(network));
+    let network = network
         .map(|network| NetworkingConfig { endpoints_config: Some(HashMap::from([(network, endpoint)])) });
     let exposed = spec.publish.iter().map(|port| format!("{port}/tcp"));
     ContainerCreateBody {
@@ -254,8 +255,8 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         env: Some(pairs(&spec.environment)),
         exposed_ports: Some(exposed.collect()),
         labels: Some(spec.labels.iter().cloned().collect()),
-        // `none` and `host` are modes and have no endpoint.
-        networking_config: network.filter(|_| !matches!(spec.network.as_deref(), Some("none" | "host"))),
+        // These are modes and have no endpoint.
+        networking_config: network,
         host_config: Some(HostConfig {
             network_mode: spec.network.clone(),
             mounts: Some(spec.mounts.iter().map(|mount| mount_body(mount, &spec.labels)).collect()),

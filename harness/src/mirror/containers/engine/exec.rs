@@ -17,7 +17,7 @@ use futures_util::{Stream, TryStreamExt as _};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::super::super::MirrorError;
-use super::{Engine, ExecCall, Ran, call};
+use super::{Engine, ExecCall, Ran};
 
 /// What is kept of one stream.
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
@@ -130,7 +130,7 @@ impl Engine {
             converse(&mut output, input, asked.stdin.as_deref(), &mut said).await?;
             self.end_of(&exec).await
         };
-        let ended = tokio::time::timeout(limit, conversing).await;
+        let ended = self.attended(tokio::time::timeout(limit, conversing)).await?;
         let (code, timed_out) = match ended {
             Ok(code) => (code.map_err(|error| super::failed(&what, &error))?, false),
             Err(_) => {
@@ -159,7 +159,7 @@ impl Engine {
                 StartExecResults::Detached => Err(std::io::Error::other("the engine did not attach").into()),
             }
         };
-        call(what, starting).await
+        self.call(what, starting).await
     }
 
     /// Waits until a program has ended, which may be after its streams were closed; its exit code.
@@ -191,7 +191,7 @@ impl Engine {
                 (code, said) => Err(format!("the second look ended with {code}: {said}")),
             }
         };
-        let reason = match tokio::time::timeout(KILL_LIMIT, killing).await {
+        let reason = match self.attended(tokio::time::timeout(KILL_LIMIT, killing)).await? {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(reason)) => reason,
             Err(_) => format!("that took longer than {} s", KILL_LIMIT.as_secs()),

@@ -18,7 +18,7 @@ use tokio_tar::{Archive, Builder, EntryType, Header};
 use tokio_util::io::StreamReader;
 
 use super::super::super::MirrorError;
-use super::{ChangeKind, Engine, EntryKind, FileEntry, NewFile, ReadFile, call, status, within};
+use super::{ChangeKind, Engine, EntryKind, FileEntry, NewFile, ReadFile, status};
 
 /// Longest that an exchange of files may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(300);
@@ -38,7 +38,7 @@ impl Engine {
     /// When there is no such container.
     pub async fn changes(&self, id: &str) -> Result<Vec<(ChangeKind, String)>, MirrorError> {
         let what = format!("list the changes of the container {id}");
-        let changes = call(&what, self.docker.container_changes(id)).await?;
+        let changes = self.call(&what, self.docker.container_changes(id)).await?;
         let changes = changes.into_iter().flatten().map(|change| {
             let kind = match change.kind {
                 ChangeType::_0 => ChangeKind::Modified,
@@ -79,7 +79,7 @@ impl Engine {
             }
             Ok(Some(ReadFile { entry: entry_facts, content }))
         };
-        within(EXCHANGE_LIMIT, &what, reading).await
+        self.within(EXCHANGE_LIMIT, &what, reading).await
     }
 
     /// A path and everything below it, sorted by path; empty when nothing stands there. Symbolic links are not
@@ -93,7 +93,7 @@ impl Engine {
             return Ok(Vec::new());
         }
         let reading = async { Ok(read_archive(self.archive(id, path), path).await?) };
-        within(EXCHANGE_LIMIT, &what, reading).await
+        self.within(EXCHANGE_LIMIT, &what, reading).await
     }
 
     /// Puts files into a container, running or not; what stood at a path is replaced.
@@ -111,10 +111,10 @@ impl Engine {
             }
         }
         let packed = async { Ok(pack(&missing, files).await?) };
-        let archive = call(&what, packed).await?;
+        let archive = self.call(&what, packed).await?;
         let options = UploadToContainerOptionsBuilder::new().path("/").build();
         let body = bollard::body_full(Bytes::from(archive));
-        within(EXCHANGE_LIMIT, &what, self.docker.upload_to_container(id, Some(options), body)).await
+        self.within(EXCHANGE_LIMIT, &what, self.docker.upload_to_container(id, Some(options), body)).await
     }
 
     /// Whether anything stands at a path.
@@ -130,7 +130,7 @@ impl Engine {
                 Err(error) => Err(error),
             }
         };
-        call(what, looking).await
+        self.call(what, looking).await
     }
 
     fn archive(&self, id: &str, path: &str) -> impl AsyncRead + Unpin + Send + use<> {

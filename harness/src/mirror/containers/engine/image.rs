@@ -6,7 +6,7 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::TryStreamExt as _;
 
 use super::super::super::MirrorError;
-use super::{Engine, ImageFacts, call, failed, status, words};
+use super::{Engine, ImageFacts, failed, status, words};
 
 impl Engine {
     /// Whether the machine has an image.
@@ -15,7 +15,7 @@ impl Engine {
     /// When the engine does not answer.
     pub async fn has_image(&self, image: &str) -> Result<bool, MirrorError> {
         let what = format!("look for the image {image}");
-        call(&what, async {
+        self.call(&what, async {
             match self.docker.inspect_image(image).await {
                 Ok(_) => Ok(true),
                 Err(error) if status(&error) == Some(404) => Ok(false),
@@ -38,7 +38,7 @@ impl Engine {
             while lines.try_next().await?.is_some() {}
             Ok::<(), bollard::errors::Error>(())
         };
-        let reason = match tokio::time::timeout(limit, pulling).await {
+        let reason = match self.attended(tokio::time::timeout(limit, pulling)).await? {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => words(&error),
             Err(_) => format!("it took longer than {} s", limit.as_secs()),
@@ -55,7 +55,7 @@ impl Engine {
     /// When the image is not here or the engine does not answer.
     pub async fn image(&self, image: &str) -> Result<ImageFacts, MirrorError> {
         let what = format!("look at the image {image}");
-        let facts = call(&what, async { Ok(self.docker.inspect_image(image).await) }).await?;
+        let facts = self.call(&what, async { Ok(self.docker.inspect_image(image).await) }).await?;
         let facts = facts.map_err(|error| failed(&what, &error))?;
         let config = facts.config.unwrap_or_default();
         let environment = config.env.into_iter().flatten().map(|variable| {

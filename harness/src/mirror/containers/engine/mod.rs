@@ -8,6 +8,7 @@ mod exec;
 mod files;
 mod image;
 mod place;
+mod silence;
 mod sweep;
 mod values;
 
@@ -19,11 +20,13 @@ pub use values::{
 
 use std::collections::HashMap;
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::{ClientVersion, Docker};
 
+use self::silence::Silence;
 use super::super::MirrorError;
 
 /// The label that everything of a run carries; its value is the path of the run's working folder.
@@ -41,6 +44,7 @@ pub struct Engine {
     docker: Docker,
     host: String,
     description: String,
+    silence: Arc<Silence>,
 }
 
 impl Engine {
@@ -82,7 +86,12 @@ impl Engine {
         let version = facts.version.unwrap_or_default();
         // Distributions append their own part, `20.10.24+dfsg1`, that no one needs here.
         let version = version.split('+').next().unwrap_or_default();
-        Ok(Self { docker, host: host.to_owned(), description: format!("{name} {version} (API {spoken})") })
+        Ok(Self {
+            docker,
+            host: host.to_owned(),
+            description: format!("{name} {version} (API {spoken})"),
+            silence: Arc::default(),
+        })
     }
 
     /// For people: `Docker 20.10.24 (API 1.41)`.
@@ -96,26 +105,31 @@ impl Engine {
     pub fn host(&self) -> String {
         self.host.clone()
     }
-}
 
-/// Awaits one call for at most its limit, and says on failure what was tried.
-async fn within<T>(
-    limit: Duration,
-    what: &str,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, MirrorError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => result.map_err(|error| failed(what, &error)),
-        Err(_) => Err(MirrorError::new(
-            format!("the container engine did not {what} within {} s", limit.as_secs()),
-            "look at the engine's log, or start it again",
-        )),
+    /// Awaits one call for at most its limit, and says on failure what was tried.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, MirrorError> {
+        match self.attended(tokio::time::timeout(limit, call)).await? {
+            Ok(result) => result.map_err(|error| failed(what, &error)),
+            Err(_) => Err(MirrorError::new(
+                format!("the container engine did not {what} within {} s", limit.as_secs()),
+                "look at the engine's log, or start it again",
+            )),
+        }
     }
-}
 
-/// One call with the usual limit.
-async fn call<T>(what: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, MirrorError> {
-    within(CALL_LIMIT, what, call).await
+    /// One call with the usual limit.
+    async fn call<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, MirrorError> {
+        self.within(CALL_LIMIT, what, call).await
+    }
 }
 
 /// The sentence for a failed call: what was tried, the engine's words, and the remedy where it is known.

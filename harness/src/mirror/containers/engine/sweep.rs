@@ -10,7 +10,7 @@ use bollard::query_parameters::{
 use fulldress_workloads::clock::Clock;
 
 use super::super::super::MirrorError;
-use super::{Engine, RUN_LABEL, call, failed, label_filter, status};
+use super::{Engine, RUN_LABEL, failed, label_filter, status};
 use crate::process::RunFolder;
 
 /// How long something may stay in use after what used it is gone.
@@ -73,7 +73,8 @@ impl Engine {
             labels: Some(labels.iter().cloned().collect()),
             ..NetworkCreateRequest::default()
         };
-        let made = call(&format!("make the network {name}"), self.docker.create_network(request)).await?;
+        let made =
+            self.call(&format!("make the network {name}"), self.docker.create_network(request)).await?;
         Ok(made.id)
     }
 
@@ -95,7 +96,7 @@ impl Engine {
             }),
         };
         let what = format!("connect the container {id} to the network {network}");
-        call(&what, self.docker.connect_network(network, request)).await
+        self.call(&what, self.docker.connect_network(network, request)).await
     }
 
     /// Removes a network; one that is gone is removed.
@@ -118,7 +119,7 @@ impl Engine {
             labels: Some(labels.iter().cloned().collect()),
             ..VolumeCreateRequest::default()
         };
-        call(&format!("make the volume {name}"), self.docker.create_volume(request)).await.map(drop)
+        self.call(&format!("make the volume {name}"), self.docker.create_volume(request)).await.map(drop)
     }
 
     /// Removes a volume; one that is gone is removed.
@@ -154,11 +155,11 @@ impl Engine {
     async fn labelled(&self) -> Result<Vec<(String, Labelled)>, MirrorError> {
         let filters = label_filter([(RUN_LABEL, "")]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let containers = call("list the containers", self.docker.list_containers(Some(options))).await?;
+        let containers = self.call("list the containers", self.docker.list_containers(Some(options))).await?;
         let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-        let networks = call("list the networks", self.docker.list_networks(Some(options))).await?;
+        let networks = self.call("list the networks", self.docker.list_networks(Some(options))).await?;
         let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
-        let volumes = call("list the volumes", self.docker.list_volumes(Some(options))).await?;
+        let volumes = self.call("list the volumes", self.docker.list_volumes(Some(options))).await?;
         let containers = containers.into_iter().filter_map(|container| {
             let id = container.id?;
             let name =
@@ -190,7 +191,7 @@ impl Engine {
                     }
                 })
             };
-            match call(&what, removing).await? {
+            match self.call(&what, removing).await? {
                 Ok(()) => return Ok(true),
                 Err(error) if status(&error) == Some(404) => return Ok(false),
                 Err(error) if is_in_use(&error) && clock.now_us() < limit_us() => {}

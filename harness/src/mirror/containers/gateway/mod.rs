@@ -6,6 +6,7 @@
 
 mod forward;
 mod resolver;
+mod witness;
 
 pub use resolver::Attempt;
 
@@ -40,7 +41,7 @@ pub struct Forward {
 }
 
 /// What the gateway is to do.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayConfig {
     /// Ports that lead into the mirror.
@@ -48,9 +49,18 @@ pub struct GatewayConfig {
     /// Whether names are answered, each with "there is none", and written down.
     #[serde(default)]
     pub resolver: bool,
+    /// Whether calls to bare addresses outside are written down; see the module `witness`.
+    #[serde(default)]
+    pub witness: bool,
     /// UDP and TCP port of the resolver; 0 is a free one.
     #[serde(default = "resolver_port")]
     pub resolver_port: u16,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self { forwards: Vec::new(), resolver: false, witness: false, resolver_port: RESOLVER_PORT }
+    }
 }
 
 const fn resolver_port() -> u16 {
@@ -76,6 +86,9 @@ pub enum GatewayError {
         /// The kernel's word.
         source: io::Error,
     },
+    /// Packets cannot be seen.
+    #[error("see the namespace's packets: {0}; the container needs NET_RAW")]
+    Packets(#[source] io::Error),
     /// A signal handler, a thread or standard output is not to be had.
     #[error("work: {0}")]
     Io(#[from] io::Error),
@@ -86,6 +99,7 @@ pub enum GatewayError {
 pub struct Gateway {
     forwards: Vec<(TcpListener, Forward)>,
     resolver: Option<resolver::Resolver>,
+    witness: Option<witness::Witness>,
     attempts: mpsc::Receiver<Attempt>,
 }
 
@@ -106,12 +120,20 @@ impl Gateway {
         let (told, attempts) = mpsc::channel(ATTEMPTS_WAITING_MAX);
         let resolver = if config.resolver {
             let port = config.resolver_port;
-            let bound = resolver::Resolver::bind(port, told).await;
+            let bound = resolver::Resolver::bind(port, told.clone()).await;
             Some(bound.map_err(|source| GatewayError::Listen { port, source })?)
         } else {
             None
         };
-        Ok(Self { forwards, resolver, attempts })
+        let witness = if config.witness {
+            let witness = witness::Witness::bind(told.clone()).map_err(GatewayError::Packets)?;
+            // Whoever started it waits for this before anything runs that it is to see.
+            let _ready = told.try_send(Attempt::ready());
+            Some(witness)
+        } else {
+            None
+        };
+        Ok(Self { forwards, resolver, witness, attempts })
     }
 
     /// The ports of the forwards, in the configuration's order.
@@ -141,6 +163,12 @@ impl Gateway {
         }
         if let Some(resolver) = self.resolver {
             serving.spawn(resolver.answer());
+        }
+        if let Some(witness) = self.witness {
+            std::thread::Builder::new().name("witness".to_owned()).spawn(move || {
+                // Its end closes the channel, which ends the program: nobody must believe that it still sees.
+                let _ended = witness.look();
+            })?;
         }
         while let Some(attempt) = self.attempts.recv().await {
             let mut line = serde_json::to_vec(&attempt)?;
@@ -191,11 +219,15 @@ mod tests {
         )
         .unwrap();
         let forward = Forward { listen: 8080, host: "storefront".to_owned(), port: 80 };
-        assert_eq!(config, GatewayConfig { forwards: vec![forward], resolver: true, resolver_port: 53 });
+        assert_eq!(
+            config,
+            GatewayConfig { forwards: vec![forward], resolver: true, witness: false, resolver_port: 53 }
+        );
         assert_eq!(
             serde_json::from_str::<GatewayConfig>(&serde_json::to_string(&config).unwrap()).unwrap(),
             config
         );
         assert!(serde_json::from_str::<GatewayConfig>(r#"{"forwards":[],"resolvr":true}"#).is_err());
+        assert_eq!(GatewayConfig::default(), serde_json::from_str(r#"{"forwards":[]}"#).unwrap());
     }
 }

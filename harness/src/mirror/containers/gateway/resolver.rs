@@ -32,14 +32,23 @@ const FAULT_PAUSE: Duration = Duration::from_millis(10);
 /// A line of standard output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// `name`, or `more` once when more names were asked for than are remembered.
+    /// `name`, `address`, or `more` once when more were asked for than are remembered; `ready` before all others of a
+    /// witness.
     pub attempt: Cow<'static, str>,
-    /// The name in lower case without a dot at its end; empty for `more`.
+    /// The name in lower case without a dot at its end, or the protocol and the address with its port; else empty.
     pub name: String,
     /// Who asked.
     pub from: IpAddr,
     /// When, microseconds since 1970 in UTC.
     pub at_unix_us: u64,
+}
+
+impl Attempt {
+    /// That everything which comes now is seen.
+    pub(super) fn ready() -> Self {
+        let at_unix_us = Clock::start().epoch_unix_us();
+        Self { attempt: "ready".into(), name: String::new(), from: Ipv4Addr::LOCALHOST.into(), at_unix_us }
+    }
 }
 
 /// Which names were asked for by whom, each told once.

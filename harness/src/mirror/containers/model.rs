@@ -187,11 +187,20 @@ impl Model {
         found
     }
 
-    /// The same file with one service, and those that it depends on.
+    /// Services that others wait for and that do not wait for the database themselves, as another database or a cache.
     #[must_use]
-    pub fn only(&self, service: &str) -> Self {
+    pub fn foundations(&self, database: &str) -> BTreeSet<String> {
+        let late = self.dependants(database);
+        let awaited = |name: &&str| !self.dependants(name).is_empty();
+        let others = self.services().filter(|name| *name != database && !late.contains(*name));
+        others.filter(awaited).map(str::to_owned).collect()
+    }
+
+    /// The same file with some services, and those that they depend on.
+    #[must_use]
+    pub fn only(&self, services: impl IntoIterator<Item = String>) -> Self {
         let mut kept = BTreeSet::new();
-        let mut looked_for = vec![service.to_owned()];
+        let mut looked_for: Vec<String> = services.into_iter().collect();
         while let Some(name) = looked_for.pop() {
             let needs = self.service(&name).and_then(|service| service.get("depends_on")?.as_object());
             looked_for.extend(needs.into_iter().flat_map(Map::keys).cloned());
@@ -500,8 +509,24 @@ mod tests {
             ("data".to_owned(), "/var/lib/postgresql/data".to_owned())
         );
         assert_eq!(model.dependants("db").into_iter().collect::<Vec<_>>(), ["web"]);
-        assert_eq!(model.only("db").services().collect::<Vec<_>>(), ["db"]);
-        assert_eq!(model.only("web").services().collect::<Vec<_>>(), ["db", "web"]);
+        assert_eq!(model.only(["db".to_owned()]).services().collect::<Vec<_>>(), ["db"]);
+        assert_eq!(model.only(["web".to_owned()]).services().collect::<Vec<_>>(), ["db", "web"]);
+    }
+
+    #[test]
+    fn what_others_wait_for_may_start_beside_the_database() {
+        let on = |names: &[&str]| -> serde_json::Value {
+            names.iter().map(|name| ((*name).to_owned(), json!({ "condition": "service_healthy" }))).collect()
+        };
+        let model = model(&json!({
+            "db": { "image": "postgres:16" },
+            "cache": { "image": "cache:1" },
+            "schema": { "image": "schema:1", "depends_on": on(&["db"]) },
+            "web": { "image": "web:1", "depends_on": on(&["cache", "schema"]) },
+            "cron": { "image": "cron:1" },
+        }));
+        // Nobody waits for cron, which may itself read the database as soon as it runs.
+        assert_eq!(model.foundations("db").into_iter().collect::<Vec<_>>(), ["cache"]);
     }
 
     #[test]

@@ -91,12 +91,19 @@ impl Project {
         self.call(&["create"], None).await
     }
 
-    /// Brings one service up, with those that it depends on, and waits until they are healthy or run.
+    /// Brings one service up, with those that it depends on and those that others wait for and that do not need it, and
+    /// waits until they are healthy or run.
     ///
     /// # Errors
     /// When Compose fails; its last words are in the sentence.
     pub async fn start_with(&self, service: &str) -> Result<(), MirrorError> {
-        let file = self.write("first.json", &self.model.lock().await.only(service))?;
+        let first = {
+            let model = self.model.lock().await;
+            let mut first = model.foundations(service);
+            first.insert(service.to_owned());
+            model.only(first)
+        };
+        let file = self.write("first.json", &first)?;
         let core = DockerCompose::with_local_client(&[file])
             .with_project_name(&self.name)
             .with_env("DOCKER_HOST", self.engine.host())
@@ -109,6 +116,7 @@ impl Project {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = error.to_string();
+                let service = failed_service(&error).unwrap_or(service);
                 Err(self.explain(service, last_line(&error)).await)
             }
         }

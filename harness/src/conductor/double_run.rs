@@ -1,6 +1,6 @@
 //! LOCK-DOUBLE-RUN: a second runner is really started beside the first, on a clone of the mirror.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,25 +30,31 @@ pub(super) struct Clone {
     runners: [Arc<StepRunner>; 2],
 }
 
+/// What a clone is made of.
+pub(super) struct Parts {
+    pub(super) plan: Arc<Plan>,
+    pub(super) inventory: Arc<Inventory>,
+    pub(super) package: Arc<Package>,
+    /// The mirror whose snapshot it starts from.
+    pub(super) mirror: Arc<dyn Mirror>,
+    pub(super) run: Arc<RunFolder>,
+    /// The bundle's folder.
+    pub(super) bundle: PathBuf,
+    pub(super) clock: Clock,
+}
+
 impl Clone {
-    /// Starts a clone from the snapshot of `mirror`.
-    pub(super) async fn start(
-        plan: &Arc<Plan>,
-        inventory: &Arc<Inventory>,
-        package: &Arc<Package>,
-        mirror: &Arc<dyn Mirror>,
-        run: &RunFolder,
-        bundle: &Path,
-        clock: Clock,
-    ) -> Result<Self, MirrorError> {
+    /// Starts a clone from the mirror's snapshot.
+    pub(super) async fn start(parts: Parts) -> Result<Self, MirrorError> {
+        let Parts { plan, inventory, package, mirror, run, bundle, clock } = &parts;
         let clone = mirror.clone_from_snapshot("double-run", &["first", "second"]).await?;
         let runner = async |name: &str| {
             let logs = bundle.join("logs").join("double-run").join(name);
             let mirror = &clone;
-            let parts = RunnerParts { plan, inventory, package, mirror, run, logs: &logs, clock };
+            let parts = RunnerParts { plan, inventory, package, mirror, run, logs: &logs, clock: *clock };
             StepRunner::start(parts, name).await.map(Arc::new)
         };
-        let (first, second) = (runner("first").await, runner("second").await);
+        let (first, second) = tokio::join!(runner("first"), runner("second"));
         let services = clone.services().start_all().await;
         match (first, second, services) {
             (Ok(first), Ok(second), Ok(())) => {

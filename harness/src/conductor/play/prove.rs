@@ -7,6 +7,7 @@ use fulldress_reports::check::CheckId;
 use fulldress_reports::event::Happening;
 use fulldress_reports::evidence::{ReapplyEvidence, SchemaEvidence};
 use fulldress_reports::phase::Phase;
+use tokio::task::JoinSet;
 
 use super::{Before, Play, unread};
 use crate::bundle;
@@ -48,6 +49,18 @@ impl Play {
         before: Before,
         upgraded: &SchemaFingerprint,
     ) -> Result<(), MirrorError> {
+        // Nobody is measured any more: what takes long without needing anything of the rest goes on beside it. A set
+        // aborts what it holds when it is dropped; whatever that leaves belongs to the run folder.
+        let mut cloning = JoinSet::new();
+        cloning.spawn(double_run::Clone::start(double_run::Parts {
+            plan: Arc::clone(&self.plan),
+            inventory: Arc::clone(&self.inventory),
+            package: Arc::clone(&self.package),
+            mirror: Arc::clone(mirror),
+            run: Arc::clone(&self.run),
+            bundle: self.bundle.clone(),
+            clock: self.events.clock(),
+        }));
         self.events.stage("reading acknowledged writes back");
         self.prove_ledger(mirror).await?;
         self.events.stage("comparing schema, data and residue");
@@ -69,16 +82,14 @@ impl Play {
         self.events.tell(Happening::Residue(residue));
         drop(connection);
 
-        self.events.stage("starting a second runner beside the first, on a clone");
-        let (plan, inventory, package) = (&self.plan, &self.inventory, &self.package);
-        let clock = self.events.clock();
-        let clone =
-            double_run::Clone::start(plan, inventory, package, mirror, &self.run, &self.bundle, clock)
-                .await?;
-        self.events.stage("applying the upgrade a second time");
-        // Nobody is measured any more, so both may run at once.
-        let (beside, reapplied) = tokio::join!(clone.play(upgraded), self.reapply(runner, upgraded));
-        clone.stop().await;
+        self.events.stage("applying the upgrade a second time, and with a second runner on a clone");
+        let beside = async {
+            let clone = awaited(&mut cloning).await?;
+            let beside = clone.play(upgraded).await;
+            clone.stop().await;
+            beside
+        };
+        let (beside, reapplied) = tokio::join!(beside, self.reapply(runner, upgraded));
         self.events.tell(Happening::DoubleRun(beside?));
         reapplied
     }
@@ -123,5 +134,19 @@ impl Play {
         let differences = upgraded.differences(&again);
         self.events.tell(Happening::Reapply(ReapplyEvidence { failed, differences }));
         Ok(())
+    }
+}
+
+/// The clone that a task starts; a panic in it goes on as if it had been awaited here.
+async fn awaited(
+    cloning: &mut JoinSet<Result<double_run::Clone, MirrorError>>,
+) -> Result<double_run::Clone, MirrorError> {
+    match cloning.join_next().await {
+        Some(Ok(clone)) => clone,
+        Some(Err(error)) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(MirrorError::new(format!("the clone's start was given up: {error}"), "")),
+        },
+        None => Err(MirrorError::new("no clone was started", "")),
     }
 }

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bollard::errors::Error;
 use bollard::models::ChangeType;
 use bollard::query_parameters::{
     ContainerArchiveInfoOptionsBuilder, DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_tar::{Archive, Builder, EntryType, Header};
@@ -56,11 +57,9 @@ impl Engine {
     /// When there is no such container, or the file is longer than 64 MiB.
     pub async fn read_file(&self, id: &str, path: &str) -> Result<Option<ReadFile>, MirrorError> {
         let what = format!("read {path} of the container {id}");
-        if !self.stands(id, path, &what).await? {
-            return Ok(None);
-        }
         let reading = async {
-            let mut archive = Archive::new(self.archive(id, path));
+            let Some(archive) = self.archive(id, path).await? else { return Ok(None) };
+            let mut archive = Archive::new(archive);
             let mut entries = archive.entries()?;
             let Some(mut entry) = entries.try_next().await? else { return Ok(None) };
             let length = entry.header().size()?;
@@ -89,10 +88,12 @@ impl Engine {
     /// When there is no such container, or there are more than 500,000 paths.
     pub async fn read_tree(&self, id: &str, path: &str) -> Result<Vec<FileEntry>, MirrorError> {
         let what = format!("read the tree {path} of the container {id}");
-        if !self.stands(id, path, &what).await? {
-            return Ok(Vec::new());
-        }
-        let reading = async { Ok(read_archive(self.archive(id, path), path).await?) };
+        let reading = async {
+            match self.archive(id, path).await? {
+                Some(archive) => Ok(read_archive(archive, path).await?),
+                None => Ok(Vec::new()),
+            }
+        };
         self.within(EXCHANGE_LIMIT, &what, reading).await
     }
 
@@ -133,10 +134,25 @@ impl Engine {
         self.call(what, looking).await
     }
 
-    fn archive(&self, id: &str, path: &str) -> impl AsyncRead + Unpin + Send + use<> {
+    /// A path and everything below it as a tar; none when nothing stands there.
+    async fn archive(
+        &self,
+        id: &str,
+        path: &str,
+    ) -> Result<Option<impl AsyncRead + Unpin + Send + use<>>, Error> {
         let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
-        let bytes = self.docker.download_from_container(id, Some(options));
-        StreamReader::new(Box::pin(bytes.map_err(|error| std::io::Error::other(super::words(&error)))))
+        let mut bytes = Box::pin(self.docker.download_from_container(id, Some(options)));
+        let first = match bytes.try_next().await {
+            // The same status stands for a container that is gone.
+            Err(error) if status(&error) == Some(404) => {
+                return self.docker.inspect_container(id, None).await.map(|_| None);
+            }
+            first => first?,
+        };
+        let all = stream::iter(first.map(Ok)).chain(bytes);
+        Ok(Some(StreamReader::new(Box::pin(
+            all.map_err(|error| std::io::Error::other(super::words(&error))),
+        ))))
     }
 }
 

@@ -1,5 +1,6 @@
 //! How long the mirror in containers takes to copy its database, against `cp -a` of the same volume: the base backup, the
-//! way back to it, and the clone for a second runner. All take turns on one machine; the ratio of the medians counts.
+//! way back to it, and the clone for a second runner. All take turns on one machine; the ratio of the medians counts. Each
+//! is timed until it is on the disk: a copy that is only in memory says how fast memory is.
 //!
 //! `cargo bench --profile dev --bench copies`, after `make images`. Needs root, to read the volume.
 
@@ -55,13 +56,13 @@ async fn main() {
     let mut times: [Vec<f64>; 4] = Default::default();
     for round in 0..ROUNDS {
         times[0].push(copied(&data));
-        let clock = Clock::start();
+        let clock = flushed();
         mirror.back_up().await.unwrap();
         times[1].push(seconds(clock));
-        let clock = Clock::start();
+        let clock = flushed();
         mirror.restore().await.unwrap();
         times[2].push(seconds(clock));
-        let clock = Clock::start();
+        let clock = flushed();
         let clone = mirror.clone_from_snapshot(&format!("clone-{round}"), &[]).await.unwrap();
         times[3].push(seconds(clock));
         clone.stop().await;
@@ -87,7 +88,15 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2]
 }
 
+/// Starts to count once nothing is left to be written.
+fn flushed() -> Clock {
+    assert!(Command::new("sync").status().unwrap().success());
+    Clock::start()
+}
+
+/// Until everything is written.
 fn seconds(since: Clock) -> f64 {
+    assert!(Command::new("sync").status().unwrap().success());
     std::time::Duration::from_micros(since.now_us()).as_secs_f64()
 }
 
@@ -114,7 +123,7 @@ fn data_folder(label: &str) -> (PathBuf, u64) {
 /// Copies the folder to its neighbour, as somebody would by hand.
 fn copied(folder: &Path) -> f64 {
     let target = folder.with_file_name("copy");
-    let clock = Clock::start();
+    let clock = flushed();
     assert!(Command::new("cp").arg("-a").arg(folder).arg(&target).status().unwrap().success());
     let taken = seconds(clock);
     std::fs::remove_dir_all(target).unwrap();

@@ -6,6 +6,7 @@
 
 mod choice;
 mod double_run;
+mod impact;
 mod play;
 mod traffic;
 

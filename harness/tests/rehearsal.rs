@@ -12,7 +12,7 @@ mod program;
 #[path = "support/stage.rs"]
 mod stage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +20,8 @@ use std::time::Duration;
 use engine_proxy::EngineProxy;
 use fulldress_reports::check::{CheckId, Outcome};
 use fulldress_reports::event::Happening;
+use fulldress_reports::finding::Finding;
+use fulldress_reports::lock::{LockMode, LockRecord};
 use fulldress_reports::phase::Phase;
 use program::{Ended, fulldress, package, program, report};
 use regex::Regex;
@@ -300,6 +302,61 @@ fn with_line(stage: &Stage, kind: &str, script: &str, line: &str) -> PathBuf {
     let text = std::fs::read_to_string(&script).unwrap();
     std::fs::write(script, format!("{text}\n{line}\n")).unwrap();
     copy
+}
+
+/// A migration with one of each: a held rewrite-free lock, a scan under it, an index without and with CONCURRENTLY.
+const MIGRATION: &str = "\\set ON_ERROR_STOP on
+BEGIN;
+ALTER TABLE orders ADD COLUMN note text;
+UPDATE customers SET email = email WHERE id < 10;
+SELECT pg_sleep(1.3);
+COMMIT;
+CREATE INDEX orders_note ON orders (note);
+CREATE INDEX CONCURRENTLY orders_note_too ON orders (note);
+";
+
+/// A package of the migration alone, as a manifest's step.
+fn migration(stage: &Stage, name: &str, step: &str, files: &[(&str, &str)]) -> PathBuf {
+    let folder = stage.path().join(name);
+    let manifest = format!(
+        "schema = \"fulldress/package/1\"\nname = \"storefront\"\nfrom = \"2.3\"\nto = \"2.4\"\nvia = []\n\n\
+         [rollback]\nmethod = \"restore\"\n\n[[step]]\nid = \"010-note\"\n{step}\ntimeout_s = 60\non_failure = \"rollback\"\n"
+    );
+    for (path, text) in files.iter().chain(&[("manifest.toml", manifest.as_str())]) {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn psql_in_a_script_gives_the_lock_findings_of_the_same_sql_in_a_step() {
+    let _machine = alone();
+    let found = |step: &str, files: &[(&str, &str)]| {
+        let stage = Stage::new();
+        let package = migration(&stage, "package", step, files);
+        stage.start_package(&package).finish(PATIENCE).expect_code(1);
+        let report = stage.report();
+        assert!(report.evidence.interrupted.is_none());
+        let locks = report.findings.iter().filter(|finding| finding.check.name().starts_with("LOCK-"));
+        let known = |finding: &Finding| (finding.check, finding.object.clone(), finding.place.clone());
+        let records = report.evidence.locks.unwrap().records.into_iter().filter(|record| {
+            record.phase == Phase::Upgrade && record.mode >= LockMode::ShareUpdateExclusiveLock
+        });
+        let record = |record: LockRecord| (record.statement, record.relation, record.mode, record.place);
+        let records: BTreeSet<_> = records.map(record).collect();
+        (locks.map(known).collect::<BTreeSet<_>>(), records)
+    };
+    let sql = ("sql/010-note.sql", MIGRATION);
+    let script = ("scripts/010-note.sh", "#!/bin/sh\nexec psql -X -q -f sql/010-note.sql\n");
+    let in_step = found("kind = \"sql\"\nfile = \"sql/010-note.sql\"", &[sql]);
+    let in_script = found("kind = \"script\"\nfile = \"scripts/010-note.sh\"", &[sql, script]);
+    assert_eq!(in_step, in_script);
+    let checks: BTreeSet<CheckId> = in_step.0.iter().map(|(check, ..)| *check).collect();
+    for check in [CheckId::LockHold, CheckId::LockMigration, CheckId::LockTimeout] {
+        assert!(checks.contains(&check), "{check:?} {checks:?}");
+    }
 }
 
 #[test]

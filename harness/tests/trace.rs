@@ -1,9 +1,12 @@
 //! `fulldress trace` against real servers: what it prints is held against the lock table of the session itself.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's failure")]
 
+#[path = "support/versions.rs"]
+mod versions;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use fulldress_reports::lock::LockMode;
 use fulldress_reports::trace::{Script, Statement, Trace, Transactions};
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
+use versions::versions;
 
 const SETUP: &str = include_str!("trace/setup.sql");
 const TABLE: &str = include_str!("trace/locks.txt");
@@ -23,38 +27,6 @@ type Locks = BTreeMap<String, LockMode>;
 
 fn source(file: &str, text: impl Into<String>) -> Source {
     Source { file: file.to_owned(), text: text.into() }
-}
-
-/// Folders of PostgreSQL's programs by major version: the distribution's, and those that `.ci/prerequisites` fetched.
-fn versions() -> BTreeMap<u32, PathBuf> {
-    let mut folders = BTreeMap::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    for base in [Path::new("/usr/lib/postgresql"), &root.join("target/postgresql")] {
-        for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
-            let version = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            if let Some(version) = version.filter(|_| entry.path().join("bin/initdb").is_file()) {
-                if !others_may_enter(&entry.path().join("bin")) {
-                    println!("skipped: the server's user may not enter {}", entry.path().display());
-                    continue;
-                }
-                folders.entry(version).or_insert_with(|| entry.path().join("bin"));
-            }
-        }
-    }
-    for wanted in [15, 16, 18] {
-        if !folders.contains_key(&wanted) {
-            println!("skipped: PostgreSQL {wanted} is not on this machine");
-        }
-    }
-    assert!(!folders.is_empty(), "no PostgreSQL at all");
-    folders
-}
-
-/// Whether every folder on the way lets any user pass: the server does not run as root.
-fn others_may_enter(folder: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = folder.canonicalize().unwrap();
-    folder.ancestors().all(|path| path.metadata().unwrap().permissions().mode() & 0o001 != 0)
 }
 
 struct Stage {

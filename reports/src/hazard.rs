@@ -55,6 +55,8 @@ CREATE UNIQUE INDEX totals_customer ON totals (customer_id);
 CREATE TABLE events (at date NOT NULL, what text) PARTITION BY RANGE (at);
 CREATE TABLE events_2025 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
 CREATE TABLE events_rest PARTITION OF events DEFAULT;
+CREATE TABLE visits (at date NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE visits_2025 PARTITION OF visits FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
 INSERT INTO customers SELECT n, 'customer ' || n FROM generate_series(1, 500) n;
 INSERT INTO orders SELECT n, 1 + n % 500, 'open', '2025-01-01'::timestamp, n FROM generate_series(1, 2000) n;
 INSERT INTO items SELECT n, n, 'note' FROM generate_series(1, 2000) n;
@@ -177,6 +179,62 @@ pub const HAZARDS: &[Hazard] = &[
         good: "SET lock_timeout = 0; CREATE INDEX CONCURRENTLY orders_placed ON orders (placed);",
     },
     Hazard {
+        id: "index-drop-blocks",
+        what: "Readers and writers of the table wait: first for the lock behind whoever is at work, then for the drop.",
+        fires: "DROP INDEX without CONCURRENTLY holds ACCESS EXCLUSIVE on the index's table.",
+        decided_by: DecidedBy::Sql,
+        remedy: "DROP INDEX CONCURRENTLY, outside a transaction.",
+        bad: "SET lock_timeout = '500ms'; DROP INDEX orders_state;",
+        good: "DROP INDEX CONCURRENTLY orders_state;",
+    },
+    Hazard {
+        id: "detach-blocks",
+        what: "Readers and writers of the whole partitioned table wait.",
+        fires: "DETACH PARTITION without CONCURRENTLY holds ACCESS EXCLUSIVE on the partitioned table.",
+        decided_by: DecidedBy::Sql,
+        remedy: "DETACH PARTITION … CONCURRENTLY, outside a transaction; the table must have no default partition.",
+        bad: "SET lock_timeout = '500ms'; ALTER TABLE visits DETACH PARTITION visits_2025;",
+        good: "ALTER TABLE visits DETACH PARTITION visits_2025 CONCURRENTLY;",
+    },
+    Hazard {
+        id: "explicit-table-lock",
+        what: "A whole table is closed to writers, or to everybody, where rows would do.",
+        fires: "LOCK TABLE in a mode that blocks writes.",
+        decided_by: DecidedBy::Sql,
+        remedy: "SELECT … FOR UPDATE of the rows; an advisory lock where two programs must not meet.",
+        bad: "SET lock_timeout = '500ms'; BEGIN; LOCK TABLE orders; UPDATE orders SET state = 'paid' WHERE id = 1; COMMIT;",
+        good: "BEGIN; SELECT id FROM orders WHERE id = 1 FOR UPDATE; UPDATE orders SET state = 'paid' WHERE id = 1; COMMIT;",
+    },
+    Hazard {
+        id: "no-statement-timeout",
+        what: "Work that grows with the table is done under a lock, and nothing ends it when production is larger than thought.",
+        fires: "A table is scanned, or its storage or an index of it is written anew, under a lock that blocks writes, with statement_timeout 0.",
+        decided_by: DecidedBy::RunningSystem,
+        remedy: "SET statement_timeout to what clients may wait in all.",
+        bad: "SET lock_timeout = '500ms'; CREATE INDEX orders_placed ON orders (placed);",
+        good: "SET lock_timeout = '500ms'; SET statement_timeout = '5s'; CREATE INDEX orders_placed ON orders (placed);",
+    },
+    Hazard {
+        id: "table-read-again",
+        what: "The table is read or written from end to end once more, under a lock, where one statement could do both.",
+        fires: "A statement scans or rewrites, under a lock that blocks writes, a table that an earlier statement of the script already scanned or rewrote so.",
+        decided_by: DecidedBy::Catalog,
+        remedy: "One ALTER TABLE with several actions reads the table once.",
+        bad: "SET lock_timeout = '500ms'; ALTER TABLE orders ALTER COLUMN total TYPE numeric(12,4); \
+              ALTER TABLE orders ALTER COLUMN placed TYPE date;",
+        good: "SET lock_timeout = '500ms'; \
+               ALTER TABLE orders ALTER COLUMN total TYPE numeric(12,4), ALTER COLUMN placed TYPE date;",
+    },
+    Hazard {
+        id: "index-if-not-exists",
+        what: "An INVALID index that an earlier attempt left behind counts as there: the script ends well, and no query uses it.",
+        fires: "CREATE INDEX CONCURRENTLY IF NOT EXISTS.",
+        decided_by: DecidedBy::Sql,
+        remedy: "DROP INDEX CONCURRENTLY IF EXISTS before it, and no IF NOT EXISTS.",
+        bad: "CREATE INDEX CONCURRENTLY IF NOT EXISTS orders_placed ON orders (placed);",
+        good: "DROP INDEX CONCURRENTLY IF EXISTS orders_placed; CREATE INDEX CONCURRENTLY orders_placed ON orders (placed);",
+    },
+    Hazard {
         id: "fails",
         what: "The server refuses the statement, and what comes after it in the script does not run.",
         fires: "A statement ends in an error.",
@@ -196,6 +254,7 @@ pub fn find(id: &str) -> Option<&'static Hazard> {
 /// Notes in each statement of a script the hazards that it showed.
 pub fn annotate(script: &mut Script) {
     let mut exclusive: Vec<String> = Vec::new();
+    let mut worked: Vec<String> = Vec::new();
     let mut own = false;
     for statement in &mut script.statements {
         let words = words(&statement.sql);
@@ -209,7 +268,9 @@ pub fn annotate(script: &mut Script) {
         if !open {
             exclusive.clear();
         }
-        statement.hazards = hazards(statement, &words, &exclusive).into_iter().map(str::to_owned).collect();
+        let found = hazards(statement, &words, &Earlier { exclusive: &exclusive, worked: &worked });
+        statement.hazards = found.into_iter().map(str::to_owned).collect();
+        worked.extend(works_on(statement).map(str::to_owned));
         if open {
             exclusive.extend(tables(statement, LockMode::AccessExclusiveLock).map(str::to_owned));
             exclusive.sort();
@@ -227,23 +288,31 @@ fn tables(statement: &Statement, at_least: LockMode) -> impl Iterator<Item = &st
         .map(|lock| lock.relation.as_str())
 }
 
-fn hazards(statement: &Statement, words: &[&str], exclusive: &[String]) -> Vec<&'static str> {
+/// Statements that only say how others run.
+const CONTROL: [&str; 11] =
+    ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "SET", "RESET", "SHOW"];
+
+/// Tables that it reads or writes from end to end under a lock that blocks their writers.
+fn works_on(statement: &Statement) -> impl Iterator<Item = &str> {
+    let scanned = statement.scanned.iter().map(|scan| &scan.relation);
+    let blocks = |relation: &str| {
+        statement.locks.iter().any(|lock| lock.relation == relation && lock.mode.blocks_clients())
+    };
+    statement.rewritten.iter().chain(scanned).map(String::as_str).filter(move |relation| blocks(relation))
+}
+
+/// What earlier statements did: tables that the transaction holds under ACCESS EXCLUSIVE, and those that the script has
+/// worked through.
+struct Earlier<'a> {
+    exclusive: &'a [String],
+    worked: &'a [String],
+}
+
+fn hazards(statement: &Statement, words: &[&str], earlier: &Earlier<'_>) -> Vec<&'static str> {
+    let exclusive = earlier.exclusive;
     let verb = words.first().copied().unwrap_or_default();
     let concurrently = words.contains(&"CONCURRENTLY");
     let changes_rows = ["UPDATE", "INSERT", "DELETE", "MERGE", "COPY"].contains(&verb);
-    let control = [
-        "BEGIN",
-        "START",
-        "COMMIT",
-        "END",
-        "ROLLBACK",
-        "ABORT",
-        "SAVEPOINT",
-        "RELEASE",
-        "SET",
-        "RESET",
-        "SHOW",
-    ];
     let locked = |relation: &str, at_least| tables(statement, at_least).any(|table| table == relation);
     // An index alone that is rebuilt closes its table to everybody who plans with it; one that CONCURRENTLY replaces or
     // drops is closed when nobody does.
@@ -277,7 +346,7 @@ fn hazards(statement: &Statement, words: &[&str], exclusive: &[String]) -> Vec<&
     all_exclusive.extend(exclusive.iter().map(String::as_str));
     all_exclusive.sort_unstable();
     all_exclusive.dedup();
-    let under = !exclusive.is_empty() && !control.contains(&verb);
+    let under = !exclusive.is_empty() && !CONTROL.contains(&verb);
     [
         ("no-lock-timeout", blocking && statement.lock_timeout_ms == 0),
         ("rewrite", rewrites),
@@ -302,6 +371,23 @@ fn hazards(statement: &Statement, words: &[&str], exclusive: &[String]) -> Vec<&
         (
             "concurrently-under-lock-timeout",
             concurrently && verb != "REFRESH" && statement.lock_timeout_ms > 0,
+        ),
+        ("index-drop-blocks", verb == "DROP" && words.get(1) == Some(&"INDEX") && !concurrently && blocking),
+        ("detach-blocks", words.contains(&"DETACH") && !concurrently && blocking),
+        ("explicit-table-lock", verb == "LOCK" && blocking),
+        (
+            "no-statement-timeout",
+            statement.statement_timeout_ms == 0
+                && (works_on(statement).next().is_some() || blocking && !statement.rebuilt.is_empty()),
+        ),
+        (
+            "table-read-again",
+            !changes_rows
+                && works_on(statement).any(|table| earlier.worked.iter().any(|known| known == table)),
+        ),
+        (
+            "index-if-not-exists",
+            creates_index && concurrently && words.windows(3).any(|three| three == ["IF", "NOT", "EXISTS"]),
         ),
         ("fails", statement.error.is_some()),
     ]

@@ -156,6 +156,46 @@ pub struct Victim {
     pub since_us: u64,
     /// How long it waited behind this lock, microseconds.
     pub blocked_us: u64,
+    /// Route of the workload whose request it served, where the times tell; see [`RouteWaits`].
+    #[serde(default)]
+    pub route: Option<String>,
+}
+
+/// Client waits behind one lock by the route of the workload that they served.
+///
+/// Learnt from time alone: a request that began just before a wait and ended just after it made the waiting statement.
+/// A kind of statement belongs to the route that most of its waits point to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RouteWaits {
+    /// Route; absent for waits that belong to no route, as a background service's.
+    pub route: Option<String>,
+    /// Waits.
+    pub waits: u64,
+    /// The longest, microseconds.
+    pub longest_us: u64,
+}
+
+/// How many clients waited from an instant on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct QueuePoint {
+    /// Instant, microseconds since the rehearsal's epoch.
+    pub at_us: u64,
+    /// Clients that wait.
+    pub depth: u32,
+}
+
+/// What lock waits explain of one route's slow requests in upgrade and rollback.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RouteExcess {
+    /// Route label from the workload.
+    pub route: String,
+    /// Requests that took longer than the route's median in the baseline by 10 ms or more.
+    pub requests: u64,
+    /// Sum of what they took longer than that median, microseconds.
+    pub excess_us: u64,
+    /// Of it, lock waits of statements that such a request made, microseconds. The rest has other causes: restarts, a
+    /// pool without a free connection, the machine.
+    pub explained_us: u64,
 }
 
 /// One lock of the package: per phase, step, statement, relation and mode.
@@ -201,6 +241,26 @@ pub struct LockRecord {
     pub queue_depth_max: u32,
     /// Sum of the clients' blocked time, microseconds.
     pub queue_area_us: u64,
+    /// The queue over time: each point holds until the next; at most 200.
+    #[serde(default)]
+    pub queue: Vec<QueuePoint>,
+    /// The waits by route, most first.
+    #[serde(default)]
+    pub routes: Vec<RouteWaits>,
+    /// How long after its end the response times were back within 10 % of the baseline's 99th percentile, microseconds;
+    /// absent where nobody waited, or they never were.
+    #[serde(default)]
+    pub drain_us: Option<u64>,
+}
+
+impl LockRecord {
+    /// Blocked query-seconds of clients per second of the hold; none where it was not held or nobody waited.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of a rehearsal are far below 2^52")]
+    pub fn amplification(&self) -> Option<f64> {
+        let held = self.hold.high_us > 0 && self.queue_area_us > 0;
+        held.then(|| self.queue_area_us as f64 / self.hold.high_us as f64)
+    }
 }
 
 /// One database session of the package.
@@ -281,6 +341,9 @@ pub struct LockEvidence {
     pub leftovers: Vec<LockLeftover>,
     /// Client lock waits that were not behind the package, in the phases upgrade and rollback.
     pub other_waits: u64,
+    /// What lock waits explain of the slow requests, by route, largest excess first.
+    #[serde(default)]
+    pub excess: Vec<RouteExcess>,
     /// How far this can be trusted.
     pub trust: RecorderTrust,
 }

@@ -277,6 +277,7 @@ fn locks() -> LockEvidence {
         }],
         leftovers: Vec::new(),
         other_waits: 3,
+        excess: Vec::new(),
         trust: RecorderTrust {
             triggers: true,
             server_log: true,
@@ -313,6 +314,9 @@ pub(crate) fn short_lock() -> LockRecord {
         victims: vec![victim(28_000)],
         victims_total: 4,
         queue_depth_max: 3,
+        queue: Vec::new(),
+        routes: Vec::new(),
+        drain_us: None,
         queue_area_us: 70_000,
     }
 }
@@ -330,6 +334,9 @@ pub(crate) fn long_lock() -> LockRecord {
         victims: vec![victim(6_100_000), victim(5_900_000)],
         victims_total: 412,
         queue_depth_max: 61,
+        queue: Vec::new(),
+        routes: Vec::new(),
+        drain_us: None,
         queue_area_us: 1_240_000_000,
         ..short_lock()
     }
@@ -344,6 +351,7 @@ pub(crate) fn victim(blocked_us: u64) -> Victim {
         mode: Some(LockMode::AccessShareLock),
         since_us: 29_400_000,
         blocked_us,
+        route: None,
     }
 }
 

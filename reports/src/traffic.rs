@@ -178,6 +178,25 @@ pub struct TrafficEvidence {
     pub driver: DriverTrust,
 }
 
+/// A request that took long, on the rehearsal's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowRequest {
+    /// Route label from the workload.
+    pub route: String,
+    /// When it was sent, microseconds since the rehearsal's epoch.
+    pub started_us: u64,
+    /// When it had ended, well or not, microseconds since the rehearsal's epoch.
+    pub ended_us: u64,
+}
+
+impl SlowRequest {
+    /// How long it took, microseconds.
+    #[must_use]
+    pub const fn length_us(&self) -> u64 {
+        self.ended_us.saturating_sub(self.started_us)
+    }
+}
+
 /// Live figures for the terminal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrafficTick {

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fulldress_reports::latency::{HIGHEST_US, standard_histogram};
 use fulldress_reports::phase::Phase;
-use fulldress_reports::traffic::{ErrorKind, LedgerEntry, Model};
+use fulldress_reports::traffic::{ErrorKind, LedgerEntry, Model, SlowRequest};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,10 @@ use crate::timeline::{Slot, Timeline};
 const LATENCY_US_MIN: u64 = 1;
 /// How long after its end an interval takes late completions before it is packed, microseconds.
 const YOUNG_US: u64 = 1_000_000;
+/// Requests that take this long are kept one by one, microseconds: whoever waited for a lock is among them.
+const SLOW_US: u64 = 10_000;
+/// Most of them between two flushes; beyond that a system is slow as a whole, and single requests tell nothing.
+const SLOW_MAX: usize = 20_000;
 /// Live figures look back this far, microseconds.
 const RECENT_US: u64 = 1_000_000;
 
@@ -136,6 +140,7 @@ struct Books {
     ledger: Vec<LedgerEntry>,
     totals: Totals,
     send_lags_us: Vec<u64>,
+    slow: Vec<(RouteId, u64, u64)>,
     /// End and response time of what finished lately.
     recent: VecDeque<(u64, u64)>,
 }
@@ -166,6 +171,7 @@ pub(crate) struct Flushed {
     pub(crate) intervals: Vec<IntervalRecord>,
     pub(crate) ledger: Vec<LedgerEntry>,
     pub(crate) send_lags_us: Vec<u64>,
+    pub(crate) slow: Vec<SlowRequest>,
 }
 
 /// Live figures of one pump.
@@ -241,6 +247,9 @@ impl Recorder {
         while books.recent.front().is_some_and(|(end_us, _)| end_us + RECENT_US < finished.ended_us) {
             books.recent.pop_front();
         }
+        if service_us >= SLOW_US && books.slow.len() < SLOW_MAX {
+            books.slow.push((route, finished.started_us, finished.ended_us));
+        }
         let cell = books.young.entry(key).or_default();
         match finished.error {
             Some(kind) => *cell.errors.entry(kind).or_default() += 1,
@@ -265,7 +274,7 @@ impl Recorder {
     /// Hands over the ledger and packs the intervals that are no longer young; all of them when `everything`.
     pub(crate) fn flush(&self, everything: bool) -> Flushed {
         let now_us = self.clock.now_us();
-        let (old, ledger, send_lags_us) = {
+        let (old, ledger, send_lags_us, slow) = {
             let mut books = self.books();
             let young = std::mem::take(&mut books.young);
             let (old, young): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -273,8 +282,15 @@ impl Recorder {
                     everything || start_us + phase.interval_us() + YOUNG_US < now_us
                 });
             books.young = young;
-            (old, std::mem::take(&mut books.ledger), std::mem::take(&mut books.send_lags_us))
+            let books = &mut *books;
+            let taken = (std::mem::take(&mut books.ledger), std::mem::take(&mut books.send_lags_us));
+            (old, taken.0, taken.1, std::mem::take(&mut books.slow))
         };
+        let slow = slow.into_iter().filter_map(|(route, started_us, ended_us)| {
+            let (route, _) = self.routes.get(route.0)?;
+            Some(SlowRequest { route: route.clone(), started_us, ended_us })
+        });
+        let slow = slow.collect();
         let (mut response, mut service) = (standard_histogram(), standard_histogram());
         let mut intervals = Vec::with_capacity(old.len());
         for ((start_us, phase, route), cell) in old {
@@ -299,7 +315,7 @@ impl Recorder {
                 service: PackedHistogram::pack(&service),
             });
         }
-        Flushed { intervals, ledger, send_lags_us }
+        Flushed { intervals, ledger, send_lags_us, slow }
     }
 
     /// Sums since the start.

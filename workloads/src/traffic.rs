@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fulldress_reports::latency::{quantiles, standard_histogram};
 use fulldress_reports::phase::Phase;
-use fulldress_reports::traffic::{DriverTrust, LedgerEntry, Model, TrafficTick};
+use fulldress_reports::traffic::{DriverTrust, LedgerEntry, Model, SlowRequest, TrafficTick};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -69,6 +69,8 @@ pub struct TrafficResult {
     pub intervals: Vec<IntervalRecord>,
     /// Every write that was acknowledged or whose answer never came.
     pub ledger: Vec<LedgerEntry>,
+    /// Requests that took 10 ms or longer, in no particular order.
+    pub slow: Vec<SlowRequest>,
     /// The driver's account of itself.
     pub driver: DriverTrust,
     /// First instant that belongs to no phase, microseconds since the epoch.
@@ -99,6 +101,7 @@ pub struct Traffic {
 struct Collected {
     intervals: Vec<IntervalRecord>,
     ledger: Vec<LedgerEntry>,
+    slow: Vec<SlowRequest>,
     send_lag: hdrhistogram::Histogram<u64>,
 }
 
@@ -227,17 +230,24 @@ impl Traffic {
         intervals.append(&mut workers.intervals);
         let mut ledger = collected.ledger;
         ledger.append(&mut workers.ledger);
-        Ok(TrafficResult { intervals, ledger, driver, ended_us: stop_us })
+        let mut slow = collected.slow;
+        slow.append(&mut workers.slow);
+        Ok(TrafficResult { intervals, ledger, slow, driver, ended_us: stop_us })
     }
 }
 
 /// Packs what is no longer young every now and then, and everything at the end.
 async fn flush(recorder: Recorder, stop: CancellationToken) -> Collected {
-    let mut collected =
-        Collected { intervals: Vec::new(), ledger: Vec::new(), send_lag: standard_histogram() };
+    let mut collected = Collected {
+        intervals: Vec::new(),
+        ledger: Vec::new(),
+        slow: Vec::new(),
+        send_lag: standard_histogram(),
+    };
     let mut take = |flushed: Flushed| {
         collected.intervals.extend(flushed.intervals);
         collected.ledger.extend(flushed.ledger);
+        collected.slow.extend(flushed.slow);
         for lag_us in flushed.send_lags_us {
             collected.send_lag.saturating_record(lag_us);
         }

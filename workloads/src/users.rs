@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fulldress_reports::phase::Phase;
-use fulldress_reports::traffic::LedgerEntry;
+use fulldress_reports::traffic::{LedgerEntry, SlowRequest};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -19,6 +19,7 @@ use crate::wire::{Control, Hello, Report};
 pub(crate) struct UsersResult {
     pub(crate) intervals: Vec<IntervalRecord>,
     pub(crate) ledger: Vec<LedgerEntry>,
+    pub(crate) slow: Vec<SlowRequest>,
     pub(crate) totals: Totals,
     pub(crate) cpu_us: u64,
     /// Why the worker ended before it was told to, if it did.
@@ -141,6 +142,7 @@ fn take(collected: &mut Collected, report: Report) {
     match report {
         Report::Interval(interval) => collected.result.intervals.push(interval),
         Report::Ledger(entry) => collected.result.ledger.push(entry),
+        Report::Slow(request) => collected.result.slow.push(request),
         Report::Live(live) => collected.live = live,
         Report::Failed(why) => collected.result.lost = Some(why),
         Report::Done { totals, cpu_us } => {

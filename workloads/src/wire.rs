@@ -1,7 +1,7 @@
 //! The lines between the harness and the users' worker: one JSON object a line, both ways.
 
 use fulldress_reports::phase::Phase;
-use fulldress_reports::traffic::LedgerEntry;
+use fulldress_reports::traffic::{LedgerEntry, SlowRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
@@ -51,6 +51,8 @@ pub(crate) enum Report {
     Interval(IntervalRecord),
     /// A write.
     Ledger(LedgerEntry),
+    /// A request that took long.
+    Slow(SlowRequest),
     /// Live figures.
     Live(Live),
     /// The worker cannot go on.

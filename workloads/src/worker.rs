@@ -157,6 +157,7 @@ async fn report_so_far<W: AsyncWrite + Unpin>(
     let flushed = recorder.flush(everything);
     let mut reports: Vec<Report> = flushed.intervals.into_iter().map(Report::Interval).collect();
     reports.extend(flushed.ledger.into_iter().map(Report::Ledger));
+    reports.extend(flushed.slow.into_iter().map(Report::Slow));
     reports.push(Report::Live(recorder.live()));
     send(writer, &reports).await
 }

@@ -145,9 +145,10 @@ impl Play {
         self.start_recorder(&mirror, &runner).await?;
         self.start_traffic(&mirror, workload).await?;
 
+        // Here, and not in the baseline: looking at every file of a host is work that clients would feel.
+        let residue = self.while_ticking(self.probe(&mirror, &runner)).await;
         self.pause(self.plan.phases.warmup_s).await;
         self.enter(Phase::Baseline).await;
-        let residue = self.probe(&mirror, &runner).await;
         self.pause(self.plan.phases.baseline_s).await;
         let untouched =
             data::untouched(&mut mirror.connect().await?, &self.plan.data.ignore).await.map_err(unread)?;

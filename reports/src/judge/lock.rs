@@ -13,6 +13,8 @@ use super::{Case, Ruling, unplayed};
 
 /// The phases whose locks are judged.
 const CHANGING: [Phase; 2] = [Phase::Upgrade, Phase::Rollback];
+/// Routes that a finding names.
+const ROUTES_SHOWN: usize = 3;
 const NO_RECORDER: &str = "the lock recorder reported nothing";
 
 pub(super) fn hold(case: &Case<'_>) -> Ruling {
@@ -263,10 +265,22 @@ fn waits(record: &LockRecord) -> String {
     match record.victims_total {
         0 => "no client waited".to_owned(),
         total => format!(
-            "{} waited up to {}",
+            "{} waited up to {}{}",
             figures::count(total, "client statement"),
-            duration_us(longest_wait(record))
+            duration_us(longest_wait(record)),
+            routes(record)
         ),
+    }
+}
+
+/// ` for POST /checkout, GET /orders and 2 more routes`.
+fn routes(record: &LockRecord) -> String {
+    let names: Vec<&str> = record.routes.iter().filter_map(|waits| waits.route.as_deref()).collect();
+    let shown = names.iter().take(ROUTES_SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(ROUTES_SHOWN) {
+        _ if names.is_empty() => String::new(),
+        None | Some(0) => format!(" for {shown}"),
+        Some(more) => format!(" for {shown} and {}", figures::count(more as u64, "more route")),
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fulldress_reports::event::Happening;
+use fulldress_reports::traffic::{SlowRequest, TrafficEvidence};
 use fulldress_workloads::traffic::TrafficResult;
 
 use super::Play;
-use crate::conductor::traffic;
+use crate::conductor::{impact, traffic};
 use crate::recorder;
 use crate::recorder::reconcile::StepSpan;
 
@@ -15,9 +16,10 @@ impl Play {
     /// Stops traffic, actors, watch and recorder, and tells what they saw. Nothing happens the second time.
     pub(super) async fn end_traffic(&mut self) {
         self.end_phase();
+        let mut measured = None;
         if let Some(traffic) = self.traffic.take() {
             match traffic.stop().await {
-                Ok(result) => self.keep_traffic(result),
+                Ok(result) => measured = Some(self.keep_traffic(result)),
                 // Without its figures the checks on it stay without evidence, and say so.
                 Err(error) => self.events.notice(format!("failed to {error}")),
             }
@@ -45,7 +47,12 @@ impl Play {
                 .map(|run| StepSpan { id: run.id.clone(), start_us: run.start_us, end_us: run.end_us })
                 .collect();
             match recorder.finish(&self.phases, &steps, &files, &self.relations).await {
-                Ok(recording) => self.keep_locks(recording),
+                Ok(mut recording) => {
+                    if let Some((evidence, slow)) = &measured {
+                        impact::lay(&mut recording, evidence, slow, &self.phases);
+                    }
+                    self.keep_locks(recording);
+                }
                 // Without its evidence the checks on it stay inconclusive, and say so.
                 Err(error) => self.events.notice(format!("the recorder failed to {error}")),
             }
@@ -62,7 +69,8 @@ impl Play {
         self.events.tell(Happening::Locks(recording.evidence));
     }
 
-    fn keep_traffic(&mut self, result: TrafficResult) {
+    /// Gives what the locks are laid on.
+    fn keep_traffic(&mut self, result: TrafficResult) -> (TrafficEvidence, Vec<SlowRequest>) {
         let epoch_unix_us = self.events.clock().epoch_unix_us();
         let (evidence, log) = traffic::summarise(&result, &self.plan.limits(), epoch_unix_us);
         let written = log.map_err(|error| error.to_string()).and_then(|log| {
@@ -72,6 +80,7 @@ impl Play {
             self.events.notice(format!("latency.hlog could not be written: {error}"));
         }
         self.ledger = result.ledger;
-        self.events.tell(Happening::Traffic(evidence));
+        self.events.tell(Happening::Traffic(evidence.clone()));
+        (evidence, result.slow)
     }
 }

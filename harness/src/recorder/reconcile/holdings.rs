@@ -46,7 +46,7 @@ struct Holding {
 
 type HoldingKey = (String, u32, LockMode);
 
-/// The locks of one session. `end_us` is when recording ended.
+/// The locks of one session. `names` are those that statements have for what they lock; `end_us` is when recording ended.
 pub(super) fn drafts(
     timeline: &Timeline<'_>,
     sightings: &[&Sighting],
@@ -277,7 +277,13 @@ fn locate(
         .filter(|index| !lists_at_start(timeline, *index, oid, mode))
         .collect();
     let text = |index: &usize| timeline.statements[*index].text.as_str();
-    let named = candidates.iter().rfind(|index| !name.is_empty() && mentions(text(index), name));
+    let naming: Vec<&usize> =
+        candidates.iter().filter(|index| !name.is_empty() && mentions(text(index), name)).collect();
+    // Two statements on one relation between two samples: each took what its kind takes, and the first one took it.
+    let kind = |index: &&&usize| super::certain_mode(text(index));
+    let of_kind = naming.iter().find(|index| kind(index) == Some(mode));
+    let of_any_kind = || naming.iter().rfind(|index| kind(index).is_none());
+    let named = of_kind.or_else(of_any_kind).or(naming.last()).copied();
     let changing = || candidates.iter().rfind(|index| schema_change(text(index)).is_some());
     let working = || candidates.iter().rfind(|index| !is_control(text(index)));
     let index = named.or_else(changing).or_else(working).or(candidates.last()).copied().unwrap_or(0);

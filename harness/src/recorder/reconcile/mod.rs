@@ -13,7 +13,8 @@ mod waits;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fulldress_reports::lock::{
-    Bounds, LockEvidence, LockLeftover, LockMode, LockOutcome, LockRecord, LockSource, RecorderTrust, Victim,
+    Bounds, LockEvidence, LockLeftover, LockMode, LockOutcome, LockRecord, LockSource, QueuePoint,
+    RecorderTrust, Victim,
 };
 use fulldress_reports::phase::{Phase, PhaseSpan};
 
@@ -31,6 +32,8 @@ use super::statement::{PackageFiles, mentions, normalise};
 const STATEMENT_CHARACTERS: usize = 400;
 /// Longest statement of a victim or a reference, characters.
 const SHORT_STATEMENT_CHARACTERS: usize = 200;
+/// Most points of a queue over time.
+const QUEUE_POINTS_MAX: usize = 200;
 /// Most victims listed in a record.
 const VICTIMS_MAX: usize = 50;
 
@@ -101,6 +104,11 @@ pub struct RawWait {
     pub end_us: u64,
     /// Relation of the package's lock that it stood behind.
     pub behind: Option<String>,
+    /// That lock among the evidence's records.
+    #[serde(skip)]
+    pub record: Option<usize>,
+    /// The waiting statement as the report shows it.
+    pub statement: String,
 }
 
 /// The evidence, and the raw waits under it.
@@ -120,9 +128,10 @@ pub fn reconcile(material: &Material<'_>) -> Reconciled {
     events.sort_by_key(|event| (event.session, event.line));
     let timelines = context.timelines(&events);
     let mut drafts = Vec::new();
+    let statements_name = context.names_in_statements();
     for timeline in &timelines {
         let own = context.sightings(timeline.session);
-        let mut found = holdings::drafts(timeline, &own, &context.names, material.end_us);
+        let mut found = holdings::drafts(timeline, &own, &statements_name, material.end_us);
         found.extend(context.unseen_failures(timeline, &found));
         drafts.extend(found);
     }
@@ -134,21 +143,25 @@ pub fn reconcile(material: &Material<'_>) -> Reconciled {
         let own =
             waits.iter().zip(&behind).filter(|(_, behind)| **behind == Some(index)).map(|(wait, _)| wait);
         let own: Vec<&ClientWait> = own.collect();
-        records.extend(context.record(draft, &timelines, &own));
+        records.extend(context.record(draft, &timelines, &own).map(|record| (index, record)));
     }
-    records.sort_by_key(|record| (std::cmp::Reverse(record.hold.high_us), record.requested_us));
+    records.sort_by_key(|(_, record)| (std::cmp::Reverse(record.hold.high_us), record.requested_us));
+    let (of_draft, records): (Vec<usize>, Vec<LockRecord>) = records.into_iter().unzip();
     let trust = trust::trust(&context, &timelines, &drafts);
     let evidence = LockEvidence {
         records,
         sessions: timelines.iter().map(|timeline| sessions::session(&context, timeline, &drafts)).collect(),
         leftovers: material.leftovers.to_vec(),
         other_waits: context.other_waits(&waits, &behind),
+        excess: Vec::new(),
         trust,
     };
     let waits = waits.into_iter().zip(behind).map(|(wait, behind)| RawWait {
         start_us: material.clock.rehearsal_us(wait.since_us),
         end_us: material.clock.rehearsal_us(wait.until_us),
         behind: behind.and_then(|index| context.names.get(&drafts[index].oid).cloned()),
+        record: behind.and_then(|index| of_draft.iter().position(|draft| *draft == index)),
+        statement: normalise(&wait.statement, SHORT_STATEMENT_CHARACTERS),
         wait,
     });
     Reconciled { waits: waits.collect(), evidence }
@@ -174,6 +187,17 @@ impl<'a> Context<'a> {
             }
         }
         Self { material, files: PackageFiles::new(material.files), names }
+    }
+
+    /// What a statement calls each relation that it locks: for an index it names the table.
+    fn names_in_statements(&self) -> BTreeMap<u32, String> {
+        let mut names = self.names.clone();
+        for (index, table) in self.material.index_tables {
+            if let (Some(table), Some(name)) = (self.names.get(table), names.get_mut(index)) {
+                name.clone_from(table);
+            }
+        }
+        names
     }
 
     fn timelines<'e>(&self, events: &[&'e LogEvent]) -> Vec<Timeline<'e>> {
@@ -263,7 +287,9 @@ impl<'a> Context<'a> {
         let requested_us = clock.rehearsal_us(draft.requested_us);
         let mut victims = self.victims(draft, waits);
         let queue_area_us = victims.iter().map(|victim| victim.blocked_us).sum();
-        let queue_depth_max = depth_max(&victims);
+        let queue = queue(&victims);
+        let queue_depth_max = queue.iter().map(|point| point.depth).max().unwrap_or(0);
+        let queue = thinned(queue);
         let victims_total = victims.len() as u64;
         victims.sort_by_key(|victim| std::cmp::Reverse(victim.blocked_us));
         victims.truncate(VICTIMS_MAX);
@@ -293,6 +319,10 @@ impl<'a> Context<'a> {
             victims_total,
             queue_depth_max,
             queue_area_us,
+            queue,
+            // What the traffic knows is added by whoever has both.
+            routes: Vec::new(),
+            drain_us: None,
         })
     }
 
@@ -332,6 +362,7 @@ impl<'a> Context<'a> {
                 mode: wait.mode.filter(|_| !for_row),
                 since_us: clock.rehearsal_us(wait.since_us),
                 blocked_us,
+                route: None,
             });
         }
         victims
@@ -373,31 +404,58 @@ fn hold(draft: &Draft) -> Bounds {
     Bounds { low_us, high_us: high_us.max(low_us) }
 }
 
-/// Most victims waiting at one instant.
-fn depth_max(victims: &[Victim]) -> u32 {
-    let mut edges: Vec<(u64, i32)> = Vec::new();
+/// The number of waiting clients over time, a point where it changes.
+fn queue(victims: &[Victim]) -> Vec<QueuePoint> {
+    let mut edges: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
     for victim in victims {
-        edges.push((victim.since_us, 1));
-        edges.push((victim.since_us + victim.blocked_us, -1));
+        edges.entry(victim.since_us).or_default().0 += 1;
+        edges.entry(victim.since_us + victim.blocked_us).or_default().1 += 1;
     }
-    edges.sort_unstable();
-    let mut depth = 0_i32;
-    let mut most = 0_i32;
-    for (_, step) in edges {
-        depth += step;
-        most = most.max(depth);
+    let mut depth = 0_u32;
+    edges
+        .into_iter()
+        .map(|(at_us, (came, went))| {
+            depth = (depth + came).saturating_sub(went);
+            QueuePoint { at_us, depth }
+        })
+        .collect()
+}
+
+/// As many points as are kept, the deepest of those that fall together; the last one stays.
+fn thinned(queue: Vec<QueuePoint>) -> Vec<QueuePoint> {
+    let together = queue.len().div_ceil(QUEUE_POINTS_MAX - 1).max(1);
+    let last = queue.last().copied();
+    let deepest = |points: &[QueuePoint]| points.iter().copied().max_by_key(|point| point.depth);
+    let mut kept: Vec<QueuePoint> = queue.chunks(together).filter_map(deepest).collect();
+    if kept.last() != last.as_ref() {
+        kept.extend(last);
     }
-    most.unsigned_abs()
+    kept
 }
 
 /// The mode that a kind of statement asks for first; only for requests that no source saw.
 fn usual_mode(text: &str) -> Option<LockMode> {
-    let words = super::statement::first_words(text, 3);
+    let words = super::statement::first_words(text, 1);
+    match words.first().map(String::as_str) {
+        Some("ALTER" | "DROP" | "TRUNCATE" | "CLUSTER") => Some(LockMode::AccessExclusiveLock),
+        _ => certain_mode(text),
+    }
+}
+
+/// The mode that a kind of statement takes on the relation that it names, where that does not depend on what it says.
+fn certain_mode(text: &str) -> Option<LockMode> {
+    let words = super::statement::first_words(text, 16);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["ALTER" | "DROP" | "TRUNCATE" | "LOCK" | "CLUSTER", ..] => Some(LockMode::AccessExclusiveLock),
+        ["LOCK", ..] => {
+            let named = words.iter().skip_while(|word| **word != "IN").skip(1);
+            let named: Vec<&str> = named.take_while(|word| **word != "MODE").copied().collect();
+            let mode = LockMode::ALL.into_iter().find(|mode| mode.sql() == named.join(" "));
+            Some(mode.unwrap_or(LockMode::AccessExclusiveLock))
+        }
+        ["ANALYZE" | "VACUUM", ..] => Some(LockMode::ShareUpdateExclusiveLock),
         ["CREATE", "TRIGGER", ..] => Some(LockMode::ShareRowExclusiveLock),
-        ["CREATE", "INDEX", "CONCURRENTLY"] => Some(LockMode::ShareUpdateExclusiveLock),
+        ["CREATE", "INDEX", "CONCURRENTLY", ..] => Some(LockMode::ShareUpdateExclusiveLock),
         ["CREATE", "INDEX" | "UNIQUE", ..] => Some(LockMode::ShareLock),
         ["UPDATE" | "DELETE" | "INSERT", ..] => Some(LockMode::RowExclusiveLock),
         _ => None,

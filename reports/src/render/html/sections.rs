@@ -120,7 +120,8 @@ fn locks(evidence: &Evidence) -> Markup {
             div.scroll { table {
                 thead { tr {
                     th { "statement" } th { "relation" } th { "mode" } th.n { "waited" } th.n { "held" }
-                    th.n { "clients" } th.n { "longest wait" } th.n { "queue" } th.n { "lock_timeout" }
+                    th.n { "clients" } th.n { "longest wait" } th.n { "queue" } th.n { "drained" } th { "routes that waited" }
+                    th.n { "lock_timeout" }
                 } }
                 tbody { @for record in locks.records.iter().take(ROWS_MAX) { (lock_row(record)) } }
             } }
@@ -129,7 +130,30 @@ fn locks(evidence: &Evidence) -> Markup {
         p.how {
             "A hold is an interval between what is proven and what is possible, from event triggers, the statement \
              log, the server's wait log and samples of pg_locks. Clients: waits behind the lock, those included that \
-             queued behind its request. " (count(locks.other_waits, "client wait")) " had nothing to do with the package."
+             queued behind its request. " (count(locks.other_waits, "client wait")) " had nothing to do with the package. \
+             Drained: from the end of the lock until response times were within 10 % of the baseline's p99. A route is \
+             found by time: its requests began just before the wait and ended just after it."
+        }
+        @if !locks.excess.is_empty() {
+            h3 { "What lock waits explain of the slow requests" }
+            div.scroll { table {
+                thead { tr {
+                    th { "route" } th.n { "slow requests" } th.n { "slower in all by" } th.n { "lock waits" } th.n { "other" }
+                } }
+                tbody { @for route in locks.excess.iter().take(ROWS_MAX) {
+                    tr {
+                        td.wrap { (route.route) }
+                        td.n { (thousands(route.requests)) }
+                        td.n { (duration_us(route.excess_us)) }
+                        td.n { (explained(route.explained_us, route.excess_us)) }
+                        td.n { (explained(route.excess_us - route.explained_us, route.excess_us)) }
+                    }
+                } }
+            } }
+            p.how {
+                "Requests of upgrade and rollback that took 10 ms or more longer than their route's median in the baseline. \
+                 Other: restarts, a pool without a free connection, the machine."
+            }
         }
         @if !locks.leftovers.is_empty() {
             ul { @for left in &locks.leftovers { li { (left.kind) " " (left.object) ", after " (left.phase) } } }
@@ -162,9 +186,40 @@ fn lock_row(record: &LockRecord) -> Markup {
             td.n { (held) }
             td.n { (thousands(record.victims_total)) }
             td.n { (longest.map_or_else(|| "—".to_owned(), duration_us)) }
-            td.n { (record.queue_depth_max) }
+            td.n title=(queue_title(record)) { (record.queue_depth_max) }
+            td.n { (drained(record)) }
+            td.wrap {
+                @for (index, waits) in record.routes.iter().enumerate() {
+                    @if index > 0 { br; }
+                    (waits.route.as_deref().unwrap_or("no route")) " " (thousands(waits.waits))
+                }
+            }
             td.n { (timeout) }
         }
+    }
+}
+
+/// `1.2 s (81 %)`.
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a rehearsal are far below 2^52")]
+fn explained(part_us: u64, all_us: u64) -> String {
+    format!("{} ({:.0} %)", duration_us(part_us), 100.0 * part_us as f64 / all_us.max(1) as f64)
+}
+
+fn drained(record: &LockRecord) -> String {
+    match record.drain_us {
+        _ if record.victims_total == 0 => "—".to_owned(),
+        None => "never".to_owned(),
+        Some(0) => "at once".to_owned(),
+        Some(drain_us) => duration_us(drain_us),
+    }
+}
+
+/// The queue's area, and how much more the clients waited than the lock was held.
+fn queue_title(record: &LockRecord) -> String {
+    let area = duration_us(record.queue_area_us);
+    match record.amplification() {
+        Some(times) => format!("{area} of waiting in all, {times:.1} for each second that the lock was held"),
+        None => format!("{area} of waiting in all"),
     }
 }
 

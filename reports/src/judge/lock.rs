@@ -273,14 +273,21 @@ fn waits(record: &LockRecord) -> String {
     }
 }
 
-/// ` for POST /checkout, GET /orders and 2 more routes`.
+/// ` for POST /checkout, GET /orders and 2 more routes`; how many, where not all of them are known.
 fn routes(record: &LockRecord) -> String {
-    let names: Vec<&str> = record.routes.iter().filter_map(|waits| waits.route.as_deref()).collect();
-    let shown = names.iter().take(ROUTES_SHOWN).copied().collect::<Vec<_>>().join(", ");
-    match names.len().checked_sub(ROUTES_SHOWN) {
-        _ if names.is_empty() => String::new(),
-        None | Some(0) => format!(" for {shown}"),
-        Some(more) => format!(" for {shown} and {}", figures::count(more as u64, "more route")),
+    let known: Vec<_> = record.routes.iter().filter(|waits| waits.route.is_some()).collect();
+    let waits: u64 = known.iter().map(|waits| waits.waits).sum();
+    let names: Vec<&str> = known.iter().filter_map(|waits| waits.route.as_deref()).collect();
+    let mut shown = names.iter().take(ROUTES_SHOWN).copied().collect::<Vec<_>>().join(", ");
+    if let Some(more) = names.len().checked_sub(ROUTES_SHOWN).filter(|more| *more > 0) {
+        shown.push_str(&format!(" and {}", figures::count(more as u64, "more route")));
+    }
+    if names.is_empty() {
+        String::new()
+    } else if known.len() == record.routes.len() {
+        format!(" for {shown}")
+    } else {
+        format!(", {} of them surely for {shown}", figures::thousands(waits))
     }
 }
 

@@ -431,6 +431,28 @@ fn advisory(evidence: &mut Evidence, id: CheckId) {
 }
 
 #[test]
+fn a_finding_names_the_routes_that_waited_and_how_many_are_known() {
+    let waits = |route: Option<&str>, waits: u64| crate::lock::RouteWaits {
+        route: route.map(str::to_owned),
+        waits,
+        longest_us: 1_000_000,
+    };
+    let said = |routes: Vec<crate::lock::RouteWaits>| {
+        let mut evidence = sample::safe();
+        let lock = crate::lock::LockRecord { routes, ..sample::long_lock() };
+        evidence.locks.as_mut().unwrap().records.insert(0, lock);
+        let findings = judge(&evidence, TODAY).findings;
+        findings.into_iter().find(|finding| finding.check == CheckId::LockWait).unwrap().what
+    };
+    let all = said(vec![waits(Some("POST /orders"), 3), waits(Some("GET /orders"), 1)]);
+    assert!(all.contains(" for POST /orders, GET /orders while "), "{all}");
+    let some = said(vec![waits(None, 5), waits(Some("GET /orders"), 2)]);
+    assert!(some.contains(", 2 of them surely for GET /orders while "), "{some}");
+    let none = said(vec![waits(None, 5)]);
+    assert!(!none.contains("surely"), "{none}");
+}
+
+#[test]
 fn the_sentence_names_what_a_release_engineer_needs() {
     let sentence = |evidence: &Evidence| judge(evidence, TODAY).verdict.sentence;
     let mut only_wait = sample::safe();

@@ -254,7 +254,10 @@ impl Stage {
             aliases: &aliases,
         };
         let seeds = model.close(&closing)?;
-        model.configure_server(&service, &facts.command, &settings::start_settings());
+        // A given folder's own settings may name a folder for the log that is not there before we have made it.
+        if plan.mirror.dataset.data_folder.is_none() {
+            model.configure_server(&service, &facts.command, &settings::start_settings());
+        }
         let project = Arc::new(Project::new(engine, name, run, model)?);
         project.create().await?;
         Ok(Self { program, project, seeds, image, data_folder })

@@ -3,6 +3,8 @@
 //!
 //! The mirror mounts our own binary into that container and starts it as `fulldress gateway`; what it reads is
 //! [`GatewayConfig`], what it tells is a line per asked name on standard output. It knows nothing of the engine.
+//!
+//! The same program stands as a witness beside each container that runs scripts: see `witness`.
 
 mod forward;
 mod resolver;

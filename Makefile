@@ -39,7 +39,9 @@ rehearsal: maybe-images ## Rehearse the storefront's upgrade; PACKAGE=safe (defa
 	@$(FULLDRESS) package build fixtures/packages/storefront-2.4-$(PACKAGE) --out target/packages/storefront-2.4-$(PACKAGE).zip
 	@$(IMAGES) $(FULLDRESS) run fixtures/storefront/rehearsal.toml --mirror $(MIRROR) --package target/packages/storefront-2.4-$(PACKAGE).zip $(ARGS)
 
-test: prerequisites ## Run every test, the ones with real PostgreSQL included
+# Programs, images and tests from one build.
+test: TARGETS = --all-targets
+test: maybe-images ## Run every test, the ones with real PostgreSQL included, and containers where an engine answers
 	@.ci/postgresql-versions || echo "PostgreSQL 16 and 18 could not be fetched: their tests are skipped"
 	@.ci/test
 

@@ -377,6 +377,46 @@ fn what_a_script_in_containers_calls_outside_is_refused_and_found() {
     assert_eq!(found, ["home0.vendor.example", "tcp 192.0.2.44:8443", "udp 192.0.2.45:514"]);
 }
 
+/// The repository's compose file, changed, as the stage's own.
+fn change_compose(stage: &mut Stage, change: impl FnOnce(String) -> String) {
+    let text = std::fs::read_to_string(program::repository().join("docker-compose.yml")).unwrap();
+    let fixtures = program::repository().join("fixtures");
+    let text = change(text.replace("./fixtures", &fixtures.display().to_string()));
+    let file = stage.path().join("compose.yaml");
+    std::fs::write(&file, text).unwrap();
+    stage.table("mirror").insert("compose".to_owned(), file.display().to_string().into());
+}
+
+#[test]
+fn what_a_service_calls_outside_is_denied_and_found_when_it_began_with_the_upgrade() {
+    let _machine = shared();
+    let Some(mut stage) = Stage::on(Kind::Containers) else { return };
+    stage.forgive_timing();
+    // Another name and another address with each round.
+    let script = "n=0; while :; do n=$$((n + 1)); getent hosts \"n$$n.chatty.example\"; \
+                  (exec 3<>\"/dev/tcp/192.0.2.$$((n % 250 + 1))/443\"); sleep 0.3; done";
+    let service = serde_json::json!({ "image": "fulldress/runner:1", "entrypoint": ["bash", "-c", script] });
+    change_compose(&mut stage, |text| {
+        text.replace("services:\n", &format!("services:\n  chatty: {service}\n"))
+    });
+    stage.start("safe").finish(PATIENCE).expect_code(1);
+    stage.assert_clean();
+    let report = stage.report();
+    let reach = report.evidence.reach.as_ref().unwrap();
+    for kind in ["service chatty called n", "service chatty called tcp 192.0.2."] {
+        assert!(reach.denied.iter().any(|habit| habit.starts_with(kind)), "{kind}: {reach:?}");
+    }
+    let endpoint = report.findings.iter().filter(|finding| finding.check == CheckId::PreEndpoint);
+    let found: Vec<&Finding> = endpoint.collect();
+    for kind in ["n", "tcp 192.0.2."] {
+        assert!(found.iter().any(|finding| finding.object.starts_with(kind)), "{kind}: {found:?}");
+    }
+    for finding in found {
+        assert!(finding.what.starts_with("Service chatty ") && finding.what.contains("since the upgrade"));
+        assert!(!reach.denied.iter().any(|habit| habit.ends_with(&format!(" {}", finding.object))));
+    }
+}
+
 /// A rehearsal in containers whose engine can be taken away.
 fn with_engine(play: impl FnOnce(Stage, &EngineProxy)) {
     let _machine = shared();
@@ -541,6 +581,40 @@ fn a_disk_that_the_rehearsal_fills_is_told() {
     disk_of("110m");
 }
 
+#[test]
+fn a_volume_that_the_rehearsal_fills_is_told() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root reaches the engine's volumes");
+        return;
+    }
+    with_engine(|mut stage, engine| {
+        stage.orders(200_000);
+        let rehearsal = stage.start("safe");
+        let volume = await_some("the database's volume", PATIENCE, || {
+            let ours = docker::labelled(&stage.state);
+            let names = ours.iter().filter_map(|line| line.strip_prefix("volume ")?.split(' ').next());
+            names.map(str::to_owned).find(|name| name.ends_with("_database"))
+        });
+        // Between the volume and its container's start there must be time for the small disk.
+        engine.fall_silent();
+        let folder = docker::lines(&["volume", "inspect", "--format", "{{.Mountpoint}}", &volume]).remove(0);
+        let disk = SmallDisk::mount(Path::new(&folder), "96m");
+        assert!(
+            docker::lines(&["ps", "--format", "{{.Names}}"]).iter().all(|name| !name.contains("database"))
+        );
+        engine.answer_again();
+        let ended = rehearsal.finish(PATIENCE);
+        let reason = stage.reason();
+        // Before anything is asserted, so that nothing stays mounted.
+        drop(disk.unwrap());
+        assert_says(&reason, &["disk is full"]);
+        ended.expect_code(5).expect_said(&reason);
+        let doctor = fulldress().args(["doctor", "--clean"]).env("FULLDRESS_STATE", &stage.state).output();
+        assert!(doctor.unwrap().status.success());
+        stage.assert_clean();
+    });
+}
+
 fn a_rehearsal_that_lasts_too_long_is_stopped_and_its_evidence_kept(mut stage: Stage) {
     let _machine = shared();
     stage.forgive_timing();
@@ -646,15 +720,12 @@ fn a_container_that_never_becomes_healthy_is_named_with_its_last_lines() {
     let Some(mut stage) = Stage::on(Kind::Containers) else { return };
     let _machine = shared();
     stage.table("mirror").insert("start_timeout_s".to_owned(), 10.into());
-    let file = stage.path().join("compose.yaml");
     let command = "command: [\"--listen\", \"0.0.0.0:8080\", \"--poll-ms\", \"200\"";
-    let text = std::fs::read_to_string(program::repository().join("docker-compose.yml")).unwrap();
-    assert!(text.contains(command), "fulfilment is started in another way now");
     let ill =
         "entrypoint: [sh, -c, \"echo the payroll cannot be reached; exec sleep 1000\"]\n    command: [\"x\"";
-    let flags = program::repository().join("fixtures");
-    let text = text.replace(command, ill).replace("./fixtures", &flags.display().to_string());
-    std::fs::write(&file, text).unwrap();
-    stage.table("mirror").insert("compose".to_owned(), file.display().to_string().into());
+    change_compose(&mut stage, |text| {
+        assert!(text.contains(command), "fulfilment is started in another way now");
+        text.replace(command, ill)
+    });
     assert_says(&fails(&stage), &["fulfilment", "not healthy within 10 s", "the payroll cannot be reached"]);
 }

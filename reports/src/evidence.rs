@@ -376,6 +376,9 @@ pub struct Reach {
     pub actors: Vec<String>,
     /// What was not rehearsed, one phrase each.
     pub not_rehearsed: Vec<String>,
+    /// Calls of services to the outside that were denied and that they made before the upgrade too, one phrase each.
+    #[serde(default)]
+    pub denied: Vec<String>,
 }
 
 /// Everything that is known after a rehearsal.

@@ -104,6 +104,7 @@ pub(crate) fn safe() -> Evidence {
             settings: BTreeMap::from([("max_connections".into(), "100".into())]),
             traffic_relations: vec!["public.orders".into(), "public.products".into()],
             actors: vec!["autovacuum".into()],
+            denied: Vec::new(),
             not_rehearsed: vec!["replicas".into(), "poolers".into(), "third parties (stubbed)".into()],
         }),
         notices: Vec::new(),

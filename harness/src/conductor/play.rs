@@ -4,6 +4,7 @@
 
 mod change;
 mod finish;
+mod outside;
 mod prove;
 mod start;
 
@@ -12,20 +13,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fulldress_reports::check::CheckId;
 use fulldress_reports::event::Happening;
 use fulldress_reports::evidence::{Reach, StepRun};
-use fulldress_reports::finding::Finding;
 use fulldress_reports::phase::{Phase, PhaseSpan};
 use fulldress_reports::traffic::LedgerEntry;
 use fulldress_workloads::file::Workload;
 use fulldress_workloads::traffic::Traffic;
 
+use self::outside::Outside;
 use super::choice::Ground;
 use crate::actors::Actors;
 use crate::events::Events;
 use crate::inventory::Inventory;
-use crate::mirror::{Mirror, MirrorError};
+use crate::mirror::{Mirror, MirrorError, Outbound};
 use crate::package::Package;
 use crate::plan::Plan;
 use crate::process::{Child, RunFolder};
@@ -237,10 +237,18 @@ impl Play {
         Ok(fingerprint)
     }
 
-    /// What scripts asked for outside while they ran.
-    fn tell_outbound(&self, names: Vec<String>) {
-        if !names.is_empty() {
-            self.events.tell(Happening::Outbound(names.into_iter().map(outbound).collect()));
+    /// What scripts and services called outside while they ran.
+    fn tell_outbound(&mut self, outbound: &Outbound) {
+        let upgrade = self.phases.iter().find(|span| span.phase == Phase::Upgrade);
+        let epoch_us = self.events.clock().epoch_unix_us();
+        let Outside { findings, habits } =
+            outside::sort(outbound, upgrade.map(|span| epoch_us + span.start_us));
+        let unseen = outbound.unseen.iter().map(|whose| format!("calls to the outside of {whose}"));
+        self.reach.not_rehearsed.extend(unseen);
+        self.reach.denied = habits;
+        self.events.tell(Happening::Reach(self.reach.clone()));
+        if !findings.is_empty() {
+            self.events.tell(Happening::Outbound(findings));
         }
     }
 
@@ -250,8 +258,10 @@ impl Play {
         if let Some(runner) = self.runner.take() {
             runner.stop().await;
         }
-        if let Some(mirror) = self.mirror.get() {
-            self.tell_outbound(mirror.outbound().await.unwrap_or_default());
+        if let Some(mirror) = self.mirror.get().cloned() {
+            if let Some(outbound) = mirror.outbound().await {
+                self.tell_outbound(&outbound);
+            }
             mirror.stop().await;
         }
     }
@@ -260,25 +270,4 @@ impl Play {
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err calls")]
 fn unread(error: sqlx::Error) -> MirrorError {
     MirrorError::new(format!("the mirror's database cannot be read: {error}"), "")
-}
-
-/// A name outside the mirror that a script asked for, or an address that it called, as `tcp 192.0.2.1:443`.
-fn outbound(name: String) -> Finding {
-    let what = match name.split_once(' ') {
-        Some((protocol, address)) => {
-            format!("A script called {address} ({protocol}) while it ran; it was refused.")
-        }
-        None => {
-            format!("A script asked for the address of {name} while it ran; the mirror has no such host.")
-        }
-    };
-    Finding {
-        check: CheckId::PreEndpoint,
-        what,
-        object: name,
-        place: None,
-        remedy: "Name the host and its stand-in in the inventory, or take the call out of the package."
-            .to_owned(),
-        magnitude: None,
-    }
 }

@@ -96,8 +96,8 @@ pub trait Mirror: Send + Sync + 'static {
     /// When scripts cannot be confined and the plan does not allow to run them unconfined.
     async fn script_host(&self, parts: HostParts<'_>) -> Result<Box<dyn ScriptHost>, MirrorError>;
 
-    /// Names outside the mirror that its script hosts asked for so far, each once; none where that is not watched.
-    async fn outbound(&self) -> Option<Vec<String>> {
+    /// What was called outside the mirror so far; none where that is not watched.
+    async fn outbound(&self) -> Option<Outbound> {
         None
     }
 
@@ -107,6 +107,55 @@ pub trait Mirror: Send + Sync + 'static {
 
     /// Stops everything that was started, and removes it.
     async fn stop(&self);
+}
+
+/// Calls to the outside of a mirror, all of them denied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// In the order of their first time.
+    pub calls: Vec<OutboundCall>,
+    /// Whose calls could not be seen, and why.
+    pub unseen: Vec<String>,
+}
+
+/// One target that one caller called, however often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboundCall {
+    /// Who.
+    pub caller: Caller,
+    /// What.
+    pub called: Called,
+    /// When first, microseconds since 1970 in UTC.
+    pub first_unix_us: u64,
+}
+
+/// Who called outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// A script of the package.
+    Script,
+    /// A service of the mirror, by name.
+    Service(String),
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Script => formatter.write_str("a script"),
+            Self::Service(name) => write!(formatter, "service {name}"),
+        }
+    }
+}
+
+/// What was called outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Called {
+    /// A name that was asked for.
+    Name(String),
+    /// A bare address, as `tcp 192.0.2.1:443`.
+    Address(String),
+    /// So many packets to addresses that nobody could see yet.
+    Unknown(u64),
 }
 
 /// Why the mirror failed: exit code 5.

@@ -149,6 +149,9 @@ pub(super) fn reach_lines(report: &Report) -> Vec<String> {
             if !reach.actors.is_empty() {
                 lines.push(format!("Ran in the background: {}.", reach.actors.join(", ")));
             }
+            if !reach.denied.is_empty() {
+                lines.push(format!("Denied, as before the upgrade: {}.", reach.denied.join(", ")));
+            }
             if !reach.not_rehearsed.is_empty() {
                 lines.push(format!("Not rehearsed: {}.", reach.not_rehearsed.join(", ")));
             }

@@ -87,12 +87,9 @@ impl Play {
             self.actors = Some(Actors::start(mirror.server(), reader, &read));
         }
         let mut not_rehearsed: Vec<String> = NOT_REHEARSED.iter().map(|text| (*text).to_owned()).collect();
-        // All of them are denied; which are recorded depends on the mirror.
-        let unrecorded = match mirror.outbound().await {
-            Some(_) => "services' calls to the outside while they run",
-            None => "scripts' and services' calls to the outside while they run",
-        };
-        not_rehearsed.push(unrecorded.to_owned());
+        if mirror.outbound().await.is_none() {
+            not_rehearsed.push("scripts' and services' calls to the outside while they run".to_owned());
+        }
         self.reach = Reach { relations, settings, actors, not_rehearsed, ..Default::default() };
         self.events.tell(Happening::Reach(self.reach.clone()));
         Ok(())

@@ -1,9 +1,9 @@
 //! The mirror in containers: any compose file, closed towards outside, with one gateway and one runner of our own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,15 +12,16 @@ use sqlx::{Executor, PgConnection};
 
 use super::database::{Database, Place};
 use super::engine::{ContainerSpec, Engine, ImageFacts, Mount, MountSource, run_label};
-use super::gateway::{Attempt, CONFIG_VARIABLE, Forward, GatewayConfig};
+use super::gateway::{CONFIG_VARIABLE, Forward, GatewayConfig};
 use super::host::{ContainerHost, labels};
 use super::model::{Closing, Model, SeededVolume, image_of_version};
+use super::outbound::OutboundLedger;
 use super::project::{self, Project};
 use super::services::ContainerServices;
 use crate::inventory::Inventory;
 use crate::mirror::cluster::uuid;
 use crate::mirror::dataset::{self, database_error};
-use crate::mirror::{HostParts, Mirror, MirrorError, Services};
+use crate::mirror::{HostParts, Mirror, MirrorError, Outbound, Services};
 use crate::plan::Plan;
 use crate::process::RunFolder;
 use crate::recorder::log::LogPlace;
@@ -50,8 +51,8 @@ pub(super) struct Parts {
     pub(super) services: Arc<ContainerServices>,
     /// Address of the gateway in the database's network, where script hosts ask for names.
     pub(super) resolver: IpAddr,
-    /// Addresses outside that the script hosts which have ended called.
-    pub(super) called: Arc<Mutex<BTreeSet<String>>>,
+    /// Who called outside.
+    pub(super) outbound: Arc<OutboundLedger>,
 }
 
 /// A mirror in containers.
@@ -72,6 +73,10 @@ struct Stage {
     seeds: Vec<SeededVolume>,
     image: String,
     data_folder: String,
+    /// The gateway's container, the network that publishes its ports, and its addresses by the project's networks.
+    gateway: String,
+    edge: String,
+    resolvers: BTreeMap<String, IpAddr>,
 }
 
 /// Makes sure that every image is here that the mirror and the package's versions need; pulls what is missing.
@@ -144,13 +149,15 @@ impl ComposeMirror {
         stage.project.start_with(&service).await?;
         let mirror = Self::open(stage, plan, inventory, run, logs, None, uuid()).await?;
         let restart = mirror.parts.database.prepare(&mirror.parts.plan).await?;
-        mirror.fill(&tell).await?;
+        if let Err(error) = mirror.fill(&tell).await {
+            return Err(mirror.parts.database.explain(error).await);
+        }
         tell("taking the snapshot".to_owned());
         mirror.parts.database.take_snapshot(restart).await?;
         Ok(mirror)
     }
 
-    /// Starts the gateway of a project whose database is coming up.
+    /// Reaches a project whose database is coming up.
     async fn open(
         stage: Stage,
         plan: Arc<Plan>,
@@ -160,10 +167,8 @@ impl ComposeMirror {
         password: Option<String>,
         package_password: String,
     ) -> Result<Self, MirrorError> {
-        let Stage { program, project, image, data_folder, .. } = stage;
+        let Stage { program, project, image, data_folder, gateway, edge, resolvers, .. } = stage;
         let start_limit = Duration::from_secs(plan.mirror.start_timeout_s);
-        let edge = format!("{}-edge", project.name());
-        let gateway = start_gateway(&program, &project, &plan, &run, &edge).await?;
         let published = project.engine().inspect(&gateway).await?.published;
         let port_of = |index: usize| {
             let inside = GATEWAY_PORT + u16::try_from(index).unwrap_or(u16::MAX - GATEWAY_PORT);
@@ -179,17 +184,16 @@ impl ComposeMirror {
             ports.insert(service.name.clone(), port_of(index + 1)?);
         }
         let network = database.network().await?;
-        project.engine().connect_network(&network, &gateway, &[]).await?;
-        let addresses = project.engine().inspect(&gateway).await?.addresses;
-        let resolver = *addresses.get(&network).ok_or_else(|| {
+        let resolver = *resolvers.get(&network).ok_or_else(|| {
             MirrorError::new(format!("the gateway has no address in the network {network}"), "")
         })?;
         let specs = plan.mirror.services.clone();
+        let image_of_ours = plan.mirror.runner_image.clone();
+        let outbound = OutboundLedger::new(&project, &run, program.clone(), image_of_ours, gateway.clone());
         let services =
-            ContainerServices::new(Arc::clone(&project), specs, ports, gateway.clone(), start_limit);
+            ContainerServices::new(Arc::clone(&project), specs, ports, Arc::clone(&outbound), start_limit);
         let services = Arc::new(services);
-        let called = Arc::default();
-        let parts = Parts { program, plan, inventory, run, project, database, services, resolver, called };
+        let parts = Parts { program, plan, inventory, run, project, database, services, resolver, outbound };
         Ok(Self { parts, package_password, gateway, edge, data_folder, image, logs: logs.to_owned() })
     }
 
@@ -259,8 +263,17 @@ impl Stage {
             model.configure_server(&service, &facts.command, &settings::start_settings());
         }
         let project = Arc::new(Project::new(engine, name, run, model)?);
+        // Whoever a service asks for names must have an address before the service's container is made.
+        let edge = format!("{}-edge", project.name());
+        let networks = project.create_networks().await?;
+        let gateway = start_gateway(&program, &project, plan, run, &edge).await?;
+        for network in &networks {
+            project.engine().connect_network(network, &gateway, &[]).await?;
+        }
+        let resolvers = project.engine().inspect(&gateway).await?.addresses;
+        project.model().await.answer_names_at(&resolvers);
         project.create().await?;
-        Ok(Self { program, project, seeds, image, data_folder })
+        Ok(Self { program, project, seeds, image, data_folder, gateway, edge, resolvers })
     }
 
     /// Copies the folders of this machine that services may write.
@@ -324,12 +337,6 @@ impl Stage {
         let what = format!("the folder {} could not be copied into a volume: {said}", from.display());
         Err(MirrorError { hint: crate::mirror::disk_hint(&said), ..MirrorError::new(what, "") })
     }
-}
-
-/// What the gateway's program told of one kind.
-pub(super) fn attempts(said: &str, kind: &str) -> BTreeSet<String> {
-    let attempts = said.lines().filter_map(|line| serde_json::from_str::<Attempt>(line).ok());
-    attempts.filter(|attempt| attempt.attempt == kind).map(|attempt| attempt.name).collect()
 }
 
 /// Where the database's image keeps its data.
@@ -451,6 +458,7 @@ impl Mirror for ComposeMirror {
         for service in stopped {
             self.parts.services.start(&service).await?;
         }
+        self.parts.outbound.look_again();
         Ok(())
     }
 
@@ -487,11 +495,11 @@ impl Mirror for ComposeMirror {
         Ok(Box::new(ContainerHost::start(&self.parts, parts).await?))
     }
 
-    async fn outbound(&self) -> Option<Vec<String>> {
-        let said = self.parts.project.engine().logs(&self.gateway, None).await.ok()?;
-        let mut called = self.parts.called.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        called.extend(attempts(&said, "name"));
-        Some(called.into_iter().collect())
+    async fn outbound(&self) -> Option<Outbound> {
+        Some(self.parts.outbound.so_far().await.unwrap_or_else(|error| Outbound {
+            calls: Vec::new(),
+            unseen: vec![format!("everyone ({error})")],
+        }))
     }
 
     async fn died(&self) -> String {
@@ -501,6 +509,7 @@ impl Mirror for ComposeMirror {
     async fn stop(&self) {
         self.parts.database.expect_end();
         self.keep_logs().await;
+        self.parts.outbound.stop().await;
         let engine = self.parts.project.engine();
         // The gateway holds the networks. Whatever cannot be removed now is swept at the run's end, which tells of it.
         let _swept_later = engine.remove(&self.gateway, true).await;

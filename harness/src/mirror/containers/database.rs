@@ -1,4 +1,6 @@
-//! The database's container: reached, prepared for the recorder, copied, backed up, restored, watched.
+//! The database's container: reached, prepared for the recorder, watched; its copies are made in `copies`.
+
+mod copies;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +11,9 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use tokio::sync::Mutex;
 
-use super::engine::{ContainerSpec, ExecCall, Mount, MountSource, RUN_LABEL, Ran, run_label};
-use super::model::{EVIDENCE_FOLDER, EVIDENCE_VOLUME, PROJECT_LABEL};
+use super::engine::{ContainerSpec, ExecCall, Mount, MountSource, Ran};
+use super::host::labels;
+use super::model::{EVIDENCE_FOLDER, EVIDENCE_VOLUME};
 use super::project::Project;
 use crate::mirror::cluster::uuid;
 use crate::mirror::dataset::{database_error, identifier};
@@ -218,7 +221,7 @@ impl Database {
     async fn make_folders(&self) -> Result<(), MirrorError> {
         let script = "mkdir -p /fulldress/log /fulldress/backup /fulldress/snapshot && chmod 700 /fulldress/* && \
                       chown \"$(stat -c %u:%g \"$1\")\" /fulldress /fulldress/*";
-        self.exec_shell("prepare its folders", script, Some("0"), &[]).await.map(drop)
+        self.exec_shell("prepare its folders", script, Some("0"), &[], &[]).await.map(drop)
     }
 
     async fn image_superuser(&self, plan: &Plan) -> Result<(String, String), MirrorError> {
@@ -284,35 +287,6 @@ impl Database {
         self.project.engine().stop(&container.id, STOP_GRACE).await
     }
 
-    /// Copies the data as it is now, from which clones are made. With `restart` the server is stopped for it, and has all
-    /// its settings afterwards.
-    ///
-    /// # Errors
-    /// When the copy fails or the server does not come back.
-    pub async fn take_snapshot(&self, restart: bool) -> Result<(), MirrorError> {
-        if !restart {
-            return self.base_backup("snapshot").await.map(drop);
-        }
-        let _stopped = self.stopped.lock().await;
-        self.stop().await?;
-        let script = "rm -rf /fulldress/snapshot && cp -a --reflink=auto \"$1\" /fulldress/snapshot";
-        self.copy("copy the data", script, &self.evidence_volume).await?;
-        self.start().await
-    }
-
-    /// Fills the data volume of a database that was never started from another's snapshot.
-    ///
-    /// # Errors
-    /// When the copy fails.
-    pub async fn fill_from(&self, other: &Self) -> Result<(), MirrorError> {
-        let script = "mkdir -p \"$1\" && cp -a --reflink=auto /fulldress/snapshot/. \"$1\"/ && \
-                      chown \"$(stat -c %u:%g /fulldress/snapshot)\" \"$1\" && chmod 700 \"$1\"";
-        self.copy("copy the snapshot", script, &other.evidence_volume).await?;
-        let folders = "mkdir -p /fulldress/log /fulldress/backup && chmod 700 /fulldress/* && \
-                       chown \"$(stat -c %u:%g \"$1\")\" /fulldress /fulldress/*";
-        self.copy("prepare its folders", folders, &self.evidence_volume).await
-    }
-
     /// Waits until a started server accepts connections.
     ///
     /// # Errors
@@ -321,68 +295,8 @@ impl Database {
         self.await_connection(&self.options(&self.name)).await.map(drop)
     }
 
-    /// A container of the server's own image, so that nothing else is needed, works on the volumes of the stopped server.
-    async fn copy(&self, what: &str, script: &str, evidence: &str) -> Result<(), MirrorError> {
-        let volume = |source: &str, target: &str| Mount {
-            source: MountSource::Volume(source.to_owned()),
-            target: target.to_owned(),
-            read_only: false,
-        };
-        let spec = ContainerSpec {
-            name: format!("{}-copy-{}", self.project.name(), uuid()),
-            image: self.image.clone(),
-            entrypoint: Some(vec!["sh".into(), "-euc".into(), script.to_owned(), "copy".into()]),
-            command: vec![self.data_folder.clone()],
-            user: Some("0".into()),
-            network: Some("none".into()),
-            mounts: vec![volume(&self.data_volume, &self.data_target), volume(evidence, EVIDENCE_FOLDER)],
-            labels: self.labels(),
-            ..ContainerSpec::default()
-        };
-        let ran = self.project.engine().run_once(&spec, COPY_LIMIT).await?;
-        self.judge(what, ran).map(drop)
-    }
-
     fn labels(&self) -> Vec<(String, String)> {
-        vec![
-            (RUN_LABEL.to_owned(), run_label(self.run.path())),
-            (PROJECT_LABEL.to_owned(), self.project.name().to_owned()),
-        ]
-    }
-
-    /// Takes a base backup of the running server; gives its size in bytes.
-    ///
-    /// # Errors
-    /// When `pg_basebackup` fails.
-    pub async fn back_up(&self) -> Result<u64, MirrorError> {
-        self.base_backup("backup").await
-    }
-
-    /// A base backup into a folder of the evidence.
-    async fn base_backup(&self, folder: &str) -> Result<u64, MirrorError> {
-        // As the server's own user, from inside: the image's access rules let replication in from there only.
-        let folder = format!("{EVIDENCE_FOLDER}/{folder}");
-        let script = format!(
-            "find {folder} -mindepth 1 -delete && pg_basebackup --wal-method=stream \
-             --checkpoint=fast --no-sync --no-password --pgdata {folder} && du -sk {folder} | cut -f1"
-        );
-        let environment = [("PGHOST", "127.0.0.1"), ("PGUSER", SUPERUSER), ("PGPASSWORD", &self.password)];
-        let owner = self.exec_shell("find its user", "stat -c %u:%g \"$1\"", Some("0"), &[]).await?;
-        let said = self.exec_shell("take a base backup", &script, Some(owner.trim()), &environment).await?;
-        let kilobytes: u64 = said.trim().lines().last().and_then(|line| line.parse().ok()).unwrap_or(0);
-        Ok(kilobytes * 1024)
-    }
-
-    /// Replaces the data by the base backup; every connection is fenced because the server stops.
-    ///
-    /// # Errors
-    /// When the copy fails or the server does not come back.
-    pub async fn restore(&self) -> Result<(), MirrorError> {
-        let _stopped = self.stopped.lock().await;
-        self.stop().await?;
-        let script = "find \"$1\" -mindepth 1 -delete && cp -a --reflink=auto /fulldress/backup/. \"$1\"/";
-        self.copy("put the base backup back", script, &self.evidence_volume).await?;
-        self.start().await
+        labels(&self.run, self.project.name())
     }
 
     /// The schema as `pg_dump` writes it, without the recorder's own.
@@ -398,7 +312,7 @@ impl Database {
             ("PGAPPNAME", "fulldress"),
         ];
         let script = "exec pg_dump --schema-only --exclude-schema=fulldress --no-password";
-        let text = self.exec_shell("dump the schema", script, None, &environment).await?;
+        let text = self.exec_shell("dump the schema", script, None, &environment, &[]).await?;
         Ok(crate::mirror::cluster::without_tokens(&text))
     }
 
@@ -452,17 +366,22 @@ impl Database {
         })
     }
 
-    /// Runs a shell script in the container; `$1` is the data folder.
+    /// Runs a shell script in the container; `$1` is the data folder, the arguments follow.
     async fn exec_shell(
         &self,
         what: &str,
         script: &str,
         user: Option<&str>,
         environment: &[(&str, &str)],
+        arguments: &[&str],
     ) -> Result<String, MirrorError> {
         let container = self.project.container(&self.service).await?;
         let call = ExecCall {
-            command: ["sh", "-euc", script, "fulldress", &self.data_folder].map(str::to_owned).into(),
+            command: ["sh", "-euc", script, "fulldress", &self.data_folder]
+                .into_iter()
+                .chain(arguments.iter().copied())
+                .map(str::to_owned)
+                .collect(),
             environment: environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             user: user.map(str::to_owned),
             ..ExecCall::default()
@@ -516,10 +435,34 @@ impl Database {
         let memory = if facts.out_of_memory { ", out of memory" } else { "" };
         let said = self.project.engine().logs(&container.id, Some(20)).await.unwrap_or_default();
         let alarm = said.lines().rev().find(|line| line.contains("PANIC:") || line.contains("FATAL:"));
-        let said = alarm.map(|alarm| format!(", after it said: {}", alarm.trim())).unwrap_or_default();
+        let alarm = match alarm {
+            Some(alarm) => Some(alarm.trim().to_owned()),
+            None => self.last_alarm().await,
+        };
+        let said = alarm.map(|alarm| format!(", after it said: {alarm}")).unwrap_or_default();
         Ok(Some(format!(
             "PostgreSQL died by itself: its container ended with exit code {code}{memory}{said}"
         )))
+    }
+
+    /// A failure with the server's own last alarm where the disk explains it: whoever spoke to a server whose disk is full
+    /// knows only that the connection broke.
+    pub async fn explain(&self, error: MirrorError) -> MirrorError {
+        let alarm = self.last_alarm().await.unwrap_or_default();
+        if crate::mirror::disk_hint(&alarm).is_none() {
+            return error;
+        }
+        let hint = "the disk is full: free some where the container engine keeps its volumes";
+        MirrorError::new(format!("{}; PostgreSQL said: {alarm}", error.what), hint)
+    }
+
+    /// The last message of the server's log that tells of its end or of a full disk; the server may be gone.
+    async fn last_alarm(&self) -> Option<String> {
+        let script = "cat /fulldress/log/*.json 2>/dev/null | \
+                      grep -E '\"error_severity\":\"(PANIC|FATAL)\"|No space left on device' | tail -n 1";
+        let line = self.beside("read its log", script, &self.evidence_volume).await.ok()?;
+        let line: serde_json::Value = serde_json::from_str(line.trim()).ok()?;
+        line.get("message")?.as_str().map(str::to_owned)
     }
 
     /// Says that the server will be stopped on purpose.

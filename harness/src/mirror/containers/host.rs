@@ -1,22 +1,20 @@
 //! The script host of a mirror in containers: one container that looks like the real host, with the recording shims
 //! first in its path.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fulldress_workloads::clock::Clock;
 
-use super::compose::{GATEWAY_PROGRAM, Parts, attempts, gateway_program};
+use super::compose::Parts;
 use super::engine::{
     ChangeKind, ContainerSpec, Engine, EntryKind, ExecCall, FileEntry, Mount, MountSource, NewFile,
     RUN_LABEL, run_label,
 };
-use super::gateway::GatewayConfig;
 use super::model::PROJECT_LABEL;
+use super::outbound::OutboundLedger;
 use crate::inventory::Inventory;
 use crate::mirror::{HostParts, MirrorError};
 use crate::process::RunFolder;
@@ -37,9 +35,6 @@ const SYSTEM_FOLDERS: [(&str, &str); 7] = [
     ("sudo", "/usr/bin"),
     ("systemctl", "/usr/bin"),
 ];
-/// How long the witness may take until it sees, and the pause between two looks whether it does.
-const WITNESS_LIMIT: Duration = Duration::from_secs(30);
-const WITNESS_PAUSE: Duration = Duration::from_millis(25);
 /// Number of the inventory's first user; the others follow.
 const FIRST_USER: u64 = 1000;
 /// Folders whose changes are the engine's or ours and no script's.
@@ -52,9 +47,8 @@ const CAPABILITIES: [&str; 8] =
 pub struct ContainerHost {
     engine: Engine,
     id: String,
-    /// The container that sees what this one calls outside, and where that is written down at the end.
-    witness: String,
-    called: Arc<Mutex<BTreeSet<String>>>,
+    /// What it calls outside is seen from its start to its end.
+    outbound: Arc<OutboundLedger>,
     address: IpAddr,
     sockets: PathBuf,
     package: PathBuf,
@@ -111,13 +105,12 @@ impl ContainerHost {
             MirrorError::new(format!("the runner container has no address in the network {network}"), "")
         })?;
         parts.services.join_networks(&id).await?;
-        let witness = start_witness(parts, &engine, &id, host.name).await?;
+        parts.outbound.watch_scripts(&id).await?;
         let database = &parts.plan.mirror.database;
         let runner = Self {
             engine,
             id,
-            witness,
-            called: Arc::clone(&parts.called),
+            outbound: Arc::clone(&parts.outbound),
             address,
             sockets,
             package: host.package.to_owned(),
@@ -333,58 +326,15 @@ impl ScriptHost for ContainerHost {
     }
 
     async fn stop(&self) {
-        if let Ok(said) = self.engine.logs(&self.witness, None).await {
-            let mut called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
-            called.extend(attempts(&said, "address"));
-        }
+        self.outbound.end(&self.id).await;
         // What stays is swept with the run.
-        for id in [&self.witness, &self.id] {
-            let _swept_later = self.engine.remove(id, true).await;
-        }
+        let _swept_later = self.engine.remove(&self.id, true).await;
     }
 }
 
 impl ContainerHost {
     fn is_shared(&self, path: &str) -> bool {
         self.shared.iter().any(|folder| Path::new(path).starts_with(folder))
-    }
-}
-
-/// Starts the container beside a runner that refuses and writes down its calls to bare addresses outside.
-async fn start_witness(
-    parts: &Parts,
-    engine: &Engine,
-    runner: &str,
-    name: &str,
-) -> Result<String, MirrorError> {
-    let config = GatewayConfig { witness: true, ..GatewayConfig::default() };
-    // In the main table, where the networks of the mirror have longer prefixes and go first; in the table of local
-    // addresses, which is asked before it, everything would be local. IPv6 may be switched off.
-    let script = format!(
-        "ip route replace local default dev lo table main && \
-         {{ ip -6 route replace local default dev lo table main 2>/dev/null || :; }} && exec {GATEWAY_PROGRAM} gateway"
-    );
-    let spec = ContainerSpec {
-        name: format!("{}-witness-{name}", parts.project.name()),
-        image: parts.plan.mirror.runner_image.clone(),
-        entrypoint: Some(vec!["sh".into(), "-c".into(), script]),
-        network: Some(format!("container:{runner}")),
-        labels: labels(&parts.run, parts.project.name()),
-        cap_add: vec!["NET_ADMIN".into(), "NET_RAW".into()],
-        ..gateway_program(&parts.program, &config)?
-    };
-    let id = engine.create(&spec).await?;
-    let clock = Clock::start();
-    loop {
-        let said = engine.logs(&id, None).await?;
-        if !attempts(&said, "ready").is_empty() {
-            return Ok(id);
-        }
-        if !engine.inspect(&id).await?.running || Duration::from_micros(clock.now_us()) > WITNESS_LIMIT {
-            let what = format!("calls of scripts to the outside cannot be seen: {}", said.trim());
-            return Err(MirrorError::new(what, "the runner image needs sh and ip (package iproute2)"));
-        }
-        tokio::time::sleep(WITNESS_PAUSE).await;
     }
 }
 

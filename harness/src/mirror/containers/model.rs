@@ -3,7 +3,8 @@
 //! The project writes it beside the rehearsal's other files. Whatever would reach production, this machine's files or
 //! the network is taken away here or refused; everything else stays as the user wrote it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
@@ -168,6 +169,28 @@ impl Model {
         self.0.get("networks")?.get(network)?.get("name")?.as_str()
     }
 
+    /// The engine's names of all networks.
+    #[must_use]
+    pub fn network_names(&self) -> Vec<String> {
+        let names = self.map("networks").values().filter_map(|network| network.get("name")?.as_str());
+        names.map(str::to_owned).collect()
+    }
+
+    /// Lets every service ask for names at an address in one of its networks; `addresses` are by the engine's names of
+    /// networks. Without this the engine may ask this machine's own resolvers, which would lead outside.
+    pub fn answer_names_at(&mut self, addresses: &BTreeMap<String, IpAddr>) {
+        let names: Vec<String> = self.services().map(str::to_owned).collect();
+        for name in &names {
+            let address = self
+                .networks(name)
+                .iter()
+                .find_map(|network| addresses.get(self.network_name(network)?).copied());
+            if let (Some(address), Some(service)) = (address, self.service_mut(name)) {
+                service.insert("dns".to_owned(), json!([address.to_string()]));
+            }
+        }
+    }
+
     /// Services that depend on a service, directly or through others.
     #[must_use]
     pub fn dependants(&self, service: &str) -> BTreeSet<String> {
@@ -298,9 +321,11 @@ impl Model {
         for key in used {
             let mut resource = Map::new();
             resource.insert("name".to_owned(), format!("{}_{key}", closing.project).into());
-            resource.insert("labels".to_owned(), labels.clone());
             if kind == "networks" {
-                resource.insert("internal".to_owned(), true.into());
+                // For Compose. They are made by the project, internal and with the labels.
+                resource.insert("external".to_owned(), true.into());
+            } else {
+                resource.insert("labels".to_owned(), labels.clone());
             }
             resources.insert(key, Value::Object(resource));
         }
@@ -459,6 +484,8 @@ pub fn image_of_version(pattern: Option<&str>, current: &str, version: &str) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::{Closing, Model, SeededVolume, image_of_version};
@@ -501,14 +528,19 @@ mod tests {
         assert_eq!(web["networks"]["front"], json!({ "aliases": ["www", "shop.example"] }));
         assert_eq!(web["labels"]["dev.fulldress.run"], "/run/1");
         assert_eq!(web["volumes"][1]["source"], "fulldress-web-1");
-        assert_eq!(text["networks"]["front"]["internal"], true);
-        assert_eq!(text["networks"]["default"]["name"], "fd-1_default");
+        assert_eq!(text["networks"]["front"]["external"], true);
+        assert_eq!(model.network_names(), ["fd-1_default", "fd-1_front"]);
         assert_eq!(text["volumes"]["data"]["name"], "fd-1_data");
         assert_eq!(
             model.data_mount("db", "/var/lib/postgresql/data").unwrap(),
             ("data".to_owned(), "/var/lib/postgresql/data".to_owned())
         );
         assert_eq!(model.dependants("db").into_iter().collect::<Vec<_>>(), ["web"]);
+        let front = BTreeMap::from([("fd-1_front".to_owned(), "172.20.0.2".parse().unwrap())]);
+        model.answer_names_at(&front);
+        let text: serde_json::Value = serde_json::from_str(&model.text()).unwrap();
+        assert_eq!(text["services"]["web"]["dns"], json!(["172.20.0.2"]));
+        assert!(text["services"]["db"].get("dns").is_none(), "no address in its networks");
         assert_eq!(model.only(["db".to_owned()]).services().collect::<Vec<_>>(), ["db"]);
         assert_eq!(model.only(["web".to_owned()]).services().collect::<Vec<_>>(), ["db", "web"]);
     }

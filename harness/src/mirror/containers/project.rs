@@ -15,6 +15,7 @@ use testcontainers::compose::DockerCompose;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::engine::{Engine, Found};
+use super::host::labels;
 use super::model::Model;
 use crate::mirror::MirrorError;
 use crate::process::{Launch, RunFolder};
@@ -83,7 +84,23 @@ impl Project {
         self.model.lock().await
     }
 
-    /// Makes every network, volume and container of the model; nothing runs yet, so that volumes can be filled.
+    /// Makes every network of the model; gives the engine's names of them. They are ours and not Compose's, since the
+    /// gateway must stand in them before any service is made.
+    ///
+    /// # Errors
+    /// When the engine has no addresses left.
+    pub async fn create_networks(&self) -> Result<Vec<String>, MirrorError> {
+        let (names, labels) = {
+            let model = self.model.lock().await;
+            (model.network_names(), labels(&self.run, &self.name))
+        };
+        for name in &names {
+            self.engine.create_network(name, true, &labels).await?;
+        }
+        Ok(names)
+    }
+
+    /// Makes every volume and container of the model; nothing runs yet, so that volumes can be filled.
     ///
     /// # Errors
     /// When Compose fails; its last words are in the sentence.
@@ -244,7 +261,12 @@ impl Project {
         let down = ["down", "--volumes", "--timeout", "10"].map(OsStr::new);
         self.compose(&down, DOWN_LIMIT).await?.map_err(|said| {
             MirrorError::new(format!("the mirror could not be taken down: {}", last_line(&said)), "")
-        })
+        })?;
+        let networks = self.model.lock().await.network_names();
+        for network in networks {
+            self.engine.remove_network(&network).await?;
+        }
+        Ok(())
     }
 
     /// The file may hold passwords: nobody else reads it.

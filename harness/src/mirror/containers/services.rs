@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use super::engine::{Found, Health};
 use super::model::image_of_version;
+use super::outbound::OutboundLedger;
 use super::project::Project;
 use crate::http;
 use crate::mirror::MirrorError;
@@ -29,8 +30,8 @@ pub struct ContainerServices {
     specs: Vec<Service>,
     /// Ports on 127.0.0.1, by service: the gateway's, which stay when a container is replaced.
     ports: BTreeMap<String, u16>,
-    /// The gateway's container, which must stand in every network of a service.
-    gateway: String,
+    /// Told of every container that comes or goes.
+    outbound: Arc<OutboundLedger>,
     start_limit: Duration,
     versions: Mutex<BTreeMap<String, String>>,
 }
@@ -38,15 +39,15 @@ pub struct ContainerServices {
 impl ContainerServices {
     /// The services of a project whose gateway runs; `ports` are the gateway's on 127.0.0.1.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         project: Arc<Project>,
         specs: Vec<Service>,
         ports: BTreeMap<String, u16>,
-        gateway: String,
+        outbound: Arc<OutboundLedger>,
         start_limit: Duration,
     ) -> Self {
         let versions = specs.iter().map(|spec| (spec.name.clone(), spec.version.clone())).collect();
-        Self { project, specs, ports, gateway, start_limit, versions: Mutex::new(versions) }
+        Self { project, specs, ports, outbound, start_limit, versions: Mutex::new(versions) }
     }
 
     /// Puts a container into every network that a service of the project stands in.
@@ -194,6 +195,7 @@ impl Services for ContainerServices {
             return Ok(());
         }
         self.project.engine().start(&container.id).await?;
+        self.outbound.look_again();
         if self.ports.contains_key(name) {
             self.await_health(name).await?;
         }
@@ -221,6 +223,7 @@ impl Services for ContainerServices {
             current
         };
         let deployed = self.roll_over(name).await;
+        self.outbound.look_again();
         if deployed.is_err() {
             // The old one goes on; what runs and what the model says must be the same.
             self.project.model().await.set_image(name, &before);
@@ -239,7 +242,7 @@ impl Services for ContainerServices {
 
     async fn start_all(&self) -> Result<(), MirrorError> {
         self.project.start_all().await?;
-        self.join_networks(&self.gateway).await?;
+        self.outbound.watch_services();
         for spec in &self.specs {
             self.await_health(&spec.name).await?;
         }

@@ -311,6 +311,7 @@ fn facts(inspected: ContainerInspectResponse) -> ContainerFacts {
         id: inspected.id.unwrap_or_default(),
         name: plain_name(inspected.name.as_deref().unwrap_or_default()),
         running,
+        started: state.started_at.unwrap_or_default(),
         exit_code: state.exit_code.filter(|_| !running),
         out_of_memory: state.oom_killed.unwrap_or_default(),
         health: match state.health.and_then(|health| health.status) {

@@ -133,6 +133,8 @@ pub struct ContainerFacts {
     pub name: String,
     /// Whether its first process runs.
     pub running: bool,
+    /// When its first process started last, in the engine's words; empty before that.
+    pub started: String,
     /// Exit code of the first process; none while it runs.
     pub exit_code: Option<i64>,
     /// Whether the kernel killed something in it for want of memory.

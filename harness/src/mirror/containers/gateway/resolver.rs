@@ -32,8 +32,8 @@ const FAULT_PAUSE: Duration = Duration::from_millis(10);
 /// A line of standard output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// `name`, `address`, or `more` once when more were asked for than are remembered; `ready` before all others of a
-    /// witness.
+    /// `name`, `address`, or `more` once when more were asked for than are remembered. Of a witness before all others
+    /// `early`, with a number, when calls were made before it could see; then `ready`.
     pub attempt: Cow<'static, str>,
     /// The name in lower case without a dot at its end, or the protocol and the address with its port; else empty.
     pub name: String,
@@ -44,6 +44,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// So many packets went nowhere before anything could be seen.
+    pub(super) fn early(packets: u64) -> Self {
+        Self { attempt: "early".into(), name: packets.to_string(), ..Self::ready() }
+    }
+
     /// That everything which comes now is seen.
     pub(super) fn ready() -> Self {
         let at_unix_us = Clock::start().epoch_unix_us();

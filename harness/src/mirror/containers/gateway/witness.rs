@@ -16,6 +16,8 @@ use super::resolver::Attempt;
 
 /// The kernel's table of the networks that the namespace is in.
 const ROUTES: &str = "/proc/net/route";
+/// The kernel's counters of the namespace.
+const COUNTERS: &str = "/proc/net/snmp";
 /// `ETH_P_IP` of linux/if_ether.h.
 const ETH_P_IP: u16 = 0x0800;
 /// Longest part of a packet that is looked at, bytes: its headers.
@@ -31,16 +33,26 @@ const UDP: u8 = 17;
 #[derive(Debug)]
 pub(super) struct Witness {
     packets: Socket,
+    /// The namespace's networks, also those that it has left: the end of a container takes its devices away, and a last
+    /// call to a neighbour is none to the outside.
+    near: HashSet<String>,
     told: mpsc::Sender<Attempt>,
 }
 
 impl Witness {
-    /// Needs CAP_NET_RAW.
+    /// Needs CAP_NET_RAW. Tells first how many packets went nowhere before the default route was turned, of a container
+    /// that ran already.
     pub(super) fn bind(told: mpsc::Sender<Attempt>) -> io::Result<Self> {
+        let early = routeless(&std::fs::read_to_string(COUNTERS)?);
+        if early > 0 {
+            let _told = told.try_send(Attempt::early(early));
+        }
         let protocol = Protocol::from(i32::from(ETH_P_IP.to_be()));
         // Without the link's header: what is read begins with the network's.
         let packets = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
-        Ok(Self { packets, told })
+        let mut witness = Self { packets, near: HashSet::new(), told };
+        witness.learn()?;
+        Ok(witness)
     }
 
     /// Looks until the socket fails or nobody listens; on a thread of its own.
@@ -54,7 +66,7 @@ impl Witness {
                 read => read?,
             };
             let Some((to, what)) = outside(&packet[..length]) else { continue };
-            if known.len() > ADDRESSES_MAX || known.contains(&what) || is_near(to)? {
+            if known.len() > ADDRESSES_MAX || known.contains(&what) || self.is_near(to)? {
                 continue;
             }
             let full = known.len() == ADDRESSES_MAX;
@@ -71,24 +83,39 @@ impl Witness {
             known.insert(what);
         }
     }
+
+    /// Whether an address is in a network that the namespace is or was in.
+    fn is_near(&mut self, address: Ipv4Addr) -> io::Result<bool> {
+        self.learn()?;
+        Ok(self.near.iter().any(|route| is_in(route, address)))
+    }
+
+    fn learn(&mut self) -> io::Result<()> {
+        let table = std::fs::read_to_string(ROUTES)?;
+        self.near.extend(table.lines().skip(1).map(str::to_owned));
+        Ok(())
+    }
 }
 
-/// Whether an address is in a network that the namespace is in.
-fn is_near(address: Ipv4Addr) -> io::Result<bool> {
-    Ok(is_in(&std::fs::read_to_string(ROUTES)?, address))
+/// Packets of the namespace for which there was no route: a line of names and a line of numbers for each protocol
+/// (`snmp_seq_show` in the kernel; `OutNoRoutes` is ipSystemStatsOutNoRoutes of RFC 4293).
+fn routeless(counters: &str) -> u64 {
+    let mut lines = counters.lines().filter(|line| line.starts_with("Ip:"));
+    let names = lines.next().unwrap_or_default().split_whitespace();
+    let numbers = lines.next().unwrap_or_default().split_whitespace();
+    let of_name = names.zip(numbers).find(|(name, _)| *name == "OutNoRoutes");
+    of_name.and_then(|(_, number)| number.parse().ok()).unwrap_or_default()
 }
 
 /// Addresses in that table are hexadecimal words in the machine's byte order (`fib_route_seq_show` in the kernel).
-fn is_in(routes: &str, address: Ipv4Addr) -> bool {
+fn is_in(route: &str, address: Ipv4Addr) -> bool {
     let word = |text: &str| u32::from_str_radix(text, 16).ok().map(|word| Ipv4Addr::from(word.to_ne_bytes()));
-    routes.lines().skip(1).any(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let destination = columns.get(1).and_then(|text| word(text));
-        let mask = columns.get(7).and_then(|text| word(text));
-        destination
-            .zip(mask)
-            .is_some_and(|(destination, mask)| mask != Ipv4Addr::UNSPECIFIED && address & mask == destination)
-    })
+    let columns: Vec<&str> = route.split_whitespace().collect();
+    let destination = columns.get(1).and_then(|text| word(text));
+    let mask = columns.get(7).and_then(|text| word(text));
+    destination
+        .zip(mask)
+        .is_some_and(|(destination, mask)| mask != Ipv4Addr::UNSPECIFIED && address & mask == destination)
 }
 
 /// Where a packet is sent that begins something, as an address and as `tcp 192.0.2.1:443`; none for answers, and for what
@@ -122,10 +149,9 @@ fn outside(packet: &[u8]) -> Option<(Ipv4Addr, String)> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use super::{is_in, outside};
+    use super::{is_in, outside, routeless};
 
-    const ROUTES: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
-                          eth0\t000014AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+    const ROUTE: &str = "eth0\t000014AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0";
 
     fn packet(protocol: u8, to: [u8; 4], inner: &[u8]) -> Vec<u8> {
         let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1];
@@ -150,11 +176,17 @@ mod tests {
     }
 
     #[test]
+    fn what_went_nowhere_is_counted() {
+        let counters = "Ip: Forwarding OutNoRoutes ReasmTimeout\nIp: 1 3 0\nIcmp: InMsgs\nIcmp: 7\n";
+        assert_eq!((routeless(counters), routeless("")), (3, 0));
+    }
+
+    #[test]
     #[cfg(target_endian = "little")]
     fn the_networks_of_the_mirror_are_near() {
-        assert!(is_in(ROUTES, Ipv4Addr::new(172, 20, 3, 4)));
-        assert!(!is_in(ROUTES, Ipv4Addr::new(172, 21, 3, 4)));
-        let default = "Iface\tDestination\nlo\t00000000\t00000000\t0001\t0\t0\t0\t00000000\n";
+        assert!(is_in(ROUTE, Ipv4Addr::new(172, 20, 3, 4)));
+        assert!(!is_in(ROUTE, Ipv4Addr::new(172, 21, 3, 4)));
+        let default = "lo\t00000000\t00000000\t0001\t0\t0\t0\t00000000";
         assert!(!is_in(default, Ipv4Addr::new(8, 8, 8, 8)), "the default route leads outside");
     }
 }

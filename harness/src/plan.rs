@@ -50,6 +50,9 @@ pub struct Plan {
     /// The lock that migrating sessions must hold.
     #[serde(default)]
     pub migration_lock: MigrationLock,
+    /// The trial of two runners.
+    #[serde(default)]
+    pub double_run: DoubleRun,
     /// What else lives in production's database.
     #[serde(default)]
     pub actors: Actors,
@@ -321,6 +324,22 @@ pub struct MigrationLock {
     pub advisory_key: Option<i64>,
     /// Lock table, schema-qualified, whose lock counts too.
     pub table: Option<String>,
+}
+
+/// The trial of two runners on a clone of the mirror.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DoubleRun {
+    /// Step of the first runner at whose start the second one is started; both start at once when absent.
+    pub at_step: Option<String>,
+    /// Seconds within which both must have ended.
+    pub limit_s: u64,
+}
+
+impl Default for DoubleRun {
+    fn default() -> Self {
+        Self { at_step: None, limit_s: 300 }
+    }
 }
 
 /// What else lives in production's database.

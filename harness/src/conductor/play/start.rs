@@ -33,7 +33,9 @@ impl Play {
         let tell = move |text| events.stage(text);
         let (plan, run) = (Arc::clone(&self.plan), Arc::clone(&self.run));
         let mirror: Arc<dyn Mirror> = match ground {
-            Ground::Local => Arc::new(LocalMirror::start(plan, run, RUNNER, &logs, tell).await?),
+            Ground::Local => {
+                Arc::new(LocalMirror::start(our_program()?, plan, run, RUNNER, &logs, tell).await?)
+            }
             Ground::Containers(engine) => {
                 let inventory = Arc::clone(&self.inventory);
                 let program = our_program()?;
@@ -111,10 +113,7 @@ impl Play {
                 addresses: vec![runner.address().to_string()],
                 own_roles: vec![SUPERUSER.to_owned()],
             },
-            migration_lock: MigrationLock {
-                advisory_key: self.plan.migration_lock.advisory_key,
-                table: self.plan.migration_lock.table.clone(),
-            },
+            migration_lock: MigrationLock::from(&self.plan.migration_lock),
             clock: self.events.clock(),
         };
         let recorder = Recorder::start(config).await;

@@ -76,18 +76,10 @@ impl Play {
         mirror.services().start_all().await?;
         data::reset_statistics(&mut mirror.connect().await?).await.map_err(unread)?;
         let settings = settings(mirror).await?;
-        let mut actors = Vec::new();
-        let reader = &self.plan.actors.long_reader;
-        let mut read = reader.relations.clone();
-        if read.is_empty() {
-            read.extend(relations.iter().map(|size| size.relation.clone()));
-        }
-        if reader.enabled && !read.is_empty() {
-            let what = if reader.relations.is_empty() { "all tables".to_owned() } else { read.join(", ") };
-            let cycle_ms = reader.hold_ms + reader.pause_ms;
-            actors.push(format!("long reader of {what}, {} ms in every {cycle_ms} ms", reader.hold_ms));
-            self.actors = Some(Actors::start(mirror.server(), reader, &read));
-        }
+        let tables: Vec<String> = relations.iter().map(|size| size.relation.clone()).collect();
+        let running = Actors::start(&mirror.server(), &self.plan.actors, &tables);
+        let actors = running.told().to_vec();
+        self.actors = Some(running);
         let mut not_rehearsed: Vec<String> = NOT_REHEARSED.iter().map(|text| (*text).to_owned()).collect();
         // All of them are denied; which are recorded depends on the mirror.
         let unrecorded = match mirror.outbound().await {

@@ -5,7 +5,7 @@
 //! bundle.
 
 mod choice;
-mod double_run;
+pub mod double_run;
 mod impact;
 mod play;
 mod traffic;

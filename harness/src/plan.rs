@@ -50,6 +50,9 @@ pub struct Plan {
     /// The lock that migrating sessions must hold.
     #[serde(default)]
     pub migration_lock: MigrationLock,
+    /// The trial of two runners.
+    #[serde(default)]
+    pub double_run: DoubleRun,
     /// What else lives in production's database.
     #[serde(default)]
     pub actors: Actors,
@@ -323,12 +326,32 @@ pub struct MigrationLock {
     pub table: Option<String>,
 }
 
+/// The trial of two runners on a clone of the mirror.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DoubleRun {
+    /// Step of the first runner at whose start the second one is started; both start at once when absent.
+    pub at_step: Option<String>,
+    /// Seconds within which both must have ended.
+    pub limit_s: u64,
+}
+
+impl Default for DoubleRun {
+    fn default() -> Self {
+        Self { at_step: None, limit_s: 300 }
+    }
+}
+
 /// What else lives in production's database.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Actors {
     /// A reader that keeps a snapshot and a lock for a while, as a dump or a report does.
     pub long_reader: LongReader,
+    /// A transaction that has read and sits idle, as an application's does that calls somebody else meanwhile.
+    pub idle_transaction: IdleTransaction,
+    /// ANALYZE of the tables, as autovacuum does it.
+    pub analyze: Analyze,
 }
 
 /// The background long reader.
@@ -348,6 +371,45 @@ pub struct LongReader {
 impl Default for LongReader {
     fn default() -> Self {
         Self { enabled: true, relations: Vec::new(), hold_ms: 800, pause_ms: 1200 }
+    }
+}
+
+/// The background idle transaction.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdleTransaction {
+    /// Whether it runs.
+    pub enabled: bool,
+    /// Relations that it reads, schema-qualified; the largest table when empty.
+    pub relations: Vec<String>,
+    /// How long each transaction sits idle, milliseconds.
+    pub hold_ms: u64,
+    /// Pause between transactions, milliseconds.
+    pub pause_ms: u64,
+}
+
+impl Default for IdleTransaction {
+    fn default() -> Self {
+        // Another cycle than the long reader's: the two overlap now and then, and leave gaps.
+        Self { enabled: true, relations: Vec::new(), hold_ms: 400, pause_ms: 2100 }
+    }
+}
+
+/// The background ANALYZE.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Analyze {
+    /// Whether it runs.
+    pub enabled: bool,
+    /// Relations, schema-qualified; all tables when empty.
+    pub relations: Vec<String>,
+    /// Pause after each relation, milliseconds.
+    pub pause_ms: u64,
+}
+
+impl Default for Analyze {
+    fn default() -> Self {
+        Self { enabled: true, relations: Vec::new(), pause_ms: 1000 }
     }
 }
 
@@ -671,7 +733,7 @@ fn placeholders(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use super::Plan;
+    use super::{Actors, Plan};
 
     fn read(text: &str) -> Result<Plan, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -684,7 +746,8 @@ mod tests {
     fn the_template_is_a_valid_plan() {
         let plan = read(super::TEMPLATE).unwrap();
         assert!(plan.package.is_absolute());
-        assert!(plan.actors.long_reader.enabled, "a long reader makes queues as production does");
+        let Actors { long_reader, idle_transaction, analyze } = plan.actors;
+        assert!(long_reader.enabled && idle_transaction.enabled && analyze.enabled, "production has them");
     }
 
     #[test]

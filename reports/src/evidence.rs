@@ -340,11 +340,14 @@ pub enum DoubleRunOutcome {
     Serialised,
     /// It was refused before it changed anything.
     Refused,
-    /// It ran beside the first.
+    /// It ran beside the first, and nothing broke this time.
     #[default]
     NotSerialised,
-    /// It did not end within its time limit.
+    /// One of the two did not end within its time limit.
     Hung,
+    /// The two got into each other's way: a step of one failed on what the other had done, or something else is left
+    /// than one runner leaves.
+    Corrupted,
 }
 
 /// What the second runner did.
@@ -352,7 +355,8 @@ pub enum DoubleRunOutcome {
 pub struct DoubleRunEvidence {
     /// How it ended.
     pub outcome: DoubleRunOutcome,
-    /// Whether the second runner's steps overlapped the first's in time.
+    /// Whether the two met: at the migration lock, or at work on the database at the same time. Without that nothing
+    /// was tried.
     pub overlapped: bool,
     /// The second runner was seen waiting for an advisory lock or the lock table.
     pub waited_on_migration_lock: bool,
@@ -360,6 +364,12 @@ pub struct DoubleRunEvidence {
     pub errors: Vec<String>,
     /// Differences between the schema after one runner and after two.
     pub differences: Vec<Difference>,
+    /// Step at whose start the second runner was started; absent: both started with the first step.
+    #[serde(default)]
+    pub at_step: Option<String>,
+    /// What was seen of their meeting, one phrase each, what tells most first.
+    #[serde(default)]
+    pub seen: Vec<String>,
 }
 
 /// How far the evidence reaches: what a `pass` may claim.

@@ -1,65 +1,102 @@
 //! LOCK-DOUBLE-RUN: a second runner is really started beside the first, on a clone of the mirror.
+//!
+//! The play starts a [`Trial`] from the mirror's snapshot and plays it once nobody is measured any more. Both runners are
+//! step runners as the rehearsal's own. What is seen of them ([`watch`]), what they sent ([`account`]) and what they
+//! left decide how the second one behaved ([`outcome`]).
 
+mod account;
+mod outcome;
+mod watch;
+
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fulldress_reports::evidence::{DoubleRunEvidence, DoubleRunOutcome, StepKind, StepRun};
+use fulldress_reports::evidence::{DoubleRunEvidence, StepKind, StepRun};
 use fulldress_reports::phase::Phase;
 use fulldress_workloads::clock::Clock;
+use tokio::sync::watch as signal;
 use tokio::task::JoinSet;
 
+use self::account::Account;
+use self::outcome::Told;
+use self::watch::{Runner, Seen, Whose};
 use crate::inventory::Inventory;
-use crate::mirror::{Mirror, MirrorError, PACKAGE_ROLE};
+use crate::mirror::{Mirror, MirrorError};
 use crate::package::Package;
-use crate::package::manifest::OnFailure;
+use crate::package::manifest::{OnFailure, Step};
 use crate::plan::Plan;
 use crate::process::RunFolder;
 use crate::proofs::schema::SchemaFingerprint;
+use crate::recorder::log::{LogEvents, LogReader};
+use crate::recorder::observation::MigrationLock;
 use crate::upgrade::steps::{RunnerParts, StepRunner};
 
-/// Pause between two looks for a runner that waits.
-const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// Both runners together may take this long.
-const LIMIT: Duration = Duration::from_secs(300);
-
 /// A clone of the mirror with two runners.
-pub(super) struct Clone {
+pub struct Trial {
+    plan: Arc<Plan>,
     package: Arc<Package>,
     mirror: Arc<dyn Mirror>,
     runners: [Arc<StepRunner>; 2],
+    clock: Clock,
 }
 
-/// What a clone is made of.
-pub(super) struct Parts {
-    pub(super) plan: Arc<Plan>,
-    pub(super) inventory: Arc<Inventory>,
-    pub(super) package: Arc<Package>,
+/// What a trial is made of.
+pub struct Parts {
+    /// Name of the clone; tells trials of one run folder apart.
+    pub name: String,
+    /// Names of the two script hosts. Short, since a socket's path has little room.
+    pub hosts: [String; 2],
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The host that scripts see.
+    pub inventory: Arc<Inventory>,
+    /// The package that both run.
+    pub package: Arc<Package>,
     /// The mirror whose snapshot it starts from.
-    pub(super) mirror: Arc<dyn Mirror>,
-    pub(super) run: Arc<RunFolder>,
+    pub mirror: Arc<dyn Mirror>,
+    /// The rehearsal's working folder.
+    pub run: Arc<RunFolder>,
     /// The bundle's folder.
-    pub(super) bundle: PathBuf,
-    pub(super) clock: Clock,
+    pub bundle: PathBuf,
+    /// The rehearsal's clock.
+    pub clock: Clock,
 }
 
-impl Clone {
-    /// Starts a clone from the mirror's snapshot.
-    pub(super) async fn start(parts: Parts) -> Result<Self, MirrorError> {
-        let Parts { plan, inventory, package, mirror, run, bundle, clock } = &parts;
-        let clone = mirror.clone_from_snapshot("double-run", &["first", "second"]).await?;
-        let runner = async |name: &str| {
-            let logs = bundle.join("logs").join("double-run").join(name);
+/// What one runner alone came to.
+#[derive(Debug, Default)]
+pub struct Alone {
+    /// The schema that it reached.
+    pub upgraded: SchemaFingerprint,
+    /// Steps that failed.
+    pub failed: BTreeSet<String>,
+}
+
+impl Trial {
+    /// Starts a clone from the mirror's snapshot, with its services and two runners.
+    ///
+    /// # Errors
+    /// When the clone does not come up.
+    pub async fn start(parts: Parts) -> Result<Self, MirrorError> {
+        let Parts { name, hosts, plan, inventory, package, mirror, run, bundle, clock } = &parts;
+        let clone = mirror.clone_from_snapshot(name, &[&hosts[0], &hosts[1]]).await?;
+        let runner = async |host: &str| {
+            let logs = bundle.join("logs").join(name).join(host);
             let mirror = &clone;
             let parts = RunnerParts { plan, inventory, package, mirror, run, logs: &logs, clock: *clock };
-            StepRunner::start(parts, name).await.map(Arc::new)
+            StepRunner::start(parts, host).await.map(Arc::new)
         };
-        let (first, second) = tokio::join!(runner("first"), runner("second"));
+        let (first, second) = tokio::join!(runner(&hosts[0]), runner(&hosts[1]));
         let services = clone.services().start_all().await;
         match (first, second, services) {
-            (Ok(first), Ok(second), Ok(())) => {
-                Ok(Self { package: Arc::clone(package), mirror: clone, runners: [first, second] })
-            }
+            (Ok(first), Ok(second), Ok(())) => Ok(Self {
+                plan: Arc::clone(plan),
+                package: Arc::clone(package),
+                mirror: clone,
+                runners: [first, second],
+                clock: *clock,
+            }),
             (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
                 clone.stop().await;
                 Err(error)
@@ -67,166 +104,133 @@ impl Clone {
         }
     }
 
-    /// Runs the steps that touch the database in both runners at once, and holds the schema against the one that a
-    /// single runner reached.
-    pub(super) async fn play(&self, upgraded: &SchemaFingerprint) -> Result<DoubleRunEvidence, MirrorError> {
+    /// Runs the steps that touch the database in both runners, the second one from the start of the plan's step on, and
+    /// holds what they leave against what a single runner came to.
+    ///
+    /// # Errors
+    /// When the clone's database cannot be read.
+    pub async fn play(&self, alone: &Alone) -> Result<DoubleRunEvidence, MirrorError> {
+        let at_step = self.plan.double_run.at_step.as_deref();
+        if let Some(wanted) = at_step.filter(|wanted| !self.steps().any(|step| step.id == *wanted)) {
+            let missing =
+                format!("double_run.at_step names `{wanted}`, which is no sql or script step of the package");
+            return Ok(DoubleRunEvidence { seen: vec![missing], ..DoubleRunEvidence::default() });
+        }
+        let whose = self.whose();
+        let mut log = LogReader::new(
+            self.mirror.log_place(),
+            self.plan.mirror.database.name.clone(),
+            self.server_now_us().await?,
+        );
         let seen = Arc::new(Mutex::new(Seen::default()));
         // A set aborts what it holds when it is dropped: the play may be cut short here.
         let mut watcher = JoinSet::new();
-        watcher.spawn(watch(Arc::clone(&self.mirror), Arc::clone(&seen)));
-        let both = async { tokio::join!(self.apply(0), self.apply(1)) };
-        let ended = tokio::time::timeout(LIMIT, both).await;
+        watcher.spawn(watch::watch(Arc::clone(&self.mirror), whose.clone(), Arc::clone(&seen)));
+        let runs = Mutex::new([Vec::new(), Vec::new()]);
+        let ended = self.run_both(at_step, &runs).await;
         drop(watcher);
-        let seen = *seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok((first, second)) = ended else {
-            return Ok(DoubleRunEvidence {
-                outcome: DoubleRunOutcome::Hung,
-                overlapped: true,
-                ..Default::default()
-            });
-        };
-        let schema = SchemaFingerprint::read(&mut self.mirror.connect().await?)
-            .await
-            .map_err(|error| MirrorError::new(format!("the clone's database cannot be read: {error}"), ""))?;
-        Ok(judge(&first, &second, seen, upgraded.differences(&schema)))
+        let seen = lock(&seen).clone();
+        let events = self.read_log(&mut log).await?;
+        // What a runner that was cut off leaves is our doing.
+        let differences = if ended { alone.upgraded.differences(&self.schema().await?) } else { Vec::new() };
+        let evidence = outcome::judge(Told {
+            runs: runs.into_inner().unwrap_or_else(PoisonError::into_inner),
+            ended,
+            seen: &seen,
+            accounts: &Account::both(&events.events, &whose),
+            differences,
+            failed_alone: &alone.failed,
+        });
+        Ok(DoubleRunEvidence { at_step: self.plan.double_run.at_step.clone(), ..evidence })
     }
 
     /// Stops the clone.
-    pub(super) async fn stop(&self) {
+    pub async fn stop(&self) {
         for runner in &self.runners {
             runner.stop().await;
         }
         self.mirror.stop().await;
     }
 
-    async fn apply(&self, runner: usize) -> Vec<StepRun> {
-        let mut runs = Vec::new();
-        for step in &self.package.manifest.steps {
-            if !matches!(step.action.kind(), StepKind::Sql | StepKind::Script) {
-                continue;
+    /// Whether both came to their end within the plan's limit; what has not ended then is killed.
+    async fn run_both(&self, at_step: Option<&str>, runs: &Mutex<[Vec<StepRun>; 2]>) -> bool {
+        let (go, mut gone) = signal::channel(at_step.is_none());
+        let first = self.apply(0, runs, |step| {
+            if at_step == Some(step.id.as_str()) {
+                go.send_replace(true);
             }
+        });
+        let first = async {
+            first.await;
+            // It may have ended before the step.
+            go.send_replace(true);
+        };
+        let second = async {
+            // The sender lives as long as this.
+            let _ = gone.wait_for(|gone| *gone).await;
+            self.apply(1, runs, |_| ()).await;
+        };
+        let limit = Duration::from_secs(self.plan.double_run.limit_s);
+        let both = async { tokio::join!(first, second) };
+        tokio::time::timeout(limit, both).await.is_ok()
+    }
+
+    async fn apply(&self, runner: Runner, runs: &Mutex<[Vec<StepRun>; 2]>, begins: impl Fn(&Step)) {
+        for step in self.steps() {
+            begins(step);
             let run = self.runners[runner].up(step, Phase::Upgrade).await;
             let failed = run.error.is_some();
-            runs.push(run);
+            lock(runs)[runner].push(run);
             if failed && step.on_failure == OnFailure::Rollback {
                 break;
             }
         }
-        runs
     }
-}
 
-/// What the evidence says; `differences` are those from the schema that one runner reaches.
-fn judge(
-    first: &[StepRun],
-    second: &[StepRun],
-    seen: Seen,
-    differences: Vec<fulldress_reports::evidence::Difference>,
-) -> DoubleRunEvidence {
-    // A runner that was told to come again met the other's migration lock as well.
-    let told_to_come_again = first.iter().chain(second).any(|run| run.attempts > 1);
-    let waited_on_migration_lock = seen.waited || told_to_come_again;
-    let errors: Vec<String> = [("first", first), ("second", second)]
-        .into_iter()
-        .flat_map(|(name, runs)| {
-            runs.iter().filter_map(move |run| {
-                Some(format!("{name} runner, step {}: {}", run.id, run.error.as_ref()?))
-            })
-        })
-        .collect();
-    let failed_at_once = |runs: &[StepRun]| runs.iter().any(|run| run.error.is_some());
-    let one_refused = failed_at_once(first) != failed_at_once(second);
-    let outcome = match (errors.is_empty(), differences.is_empty()) {
-        (true, true) if waited_on_migration_lock => DoubleRunOutcome::Serialised,
-        (false, true) if waited_on_migration_lock && one_refused => DoubleRunOutcome::Refused,
-        _ => DoubleRunOutcome::NotSerialised,
-    };
-    DoubleRunEvidence {
-        outcome,
-        // A runner whose steps failed or left something else met the other, however short the meeting was.
-        overlapped: seen.met || waited_on_migration_lock || !errors.is_empty() || !differences.is_empty(),
-        waited_on_migration_lock,
-        errors,
-        differences,
+    /// The steps that touch the database.
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        let all = self.package.manifest.steps.iter();
+        all.filter(|step| matches!(step.action.kind(), StepKind::Sql | StepKind::Script))
     }
-}
 
-/// What was seen on the clone's server while both ran.
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    /// A session waited for an advisory lock.
-    waited: bool,
-    /// Two sessions of the package were at work at the same instant. Steps that overlap in time prove less: a quick one
-    /// is at work for a few milliseconds of the time that its process lives.
-    met: bool,
-}
-
-async fn watch(mirror: Arc<dyn Mirror>, seen: Arc<Mutex<Seen>>) {
-    let Ok(mut connection) = mirror.connect().await else { return };
-    let query = format!(
-        "SELECT (SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted), \
-         (SELECT count(*) > 1 FROM pg_stat_activity WHERE usename = '{PACKAGE_ROLE}' \
-          AND backend_type = 'client backend' AND state <> 'idle')"
-    );
-    // Ends when the clone's server does.
-    while let Ok((waits, meet)) = sqlx::query_as::<_, (bool, bool)>(sqlx::AssertSqlSafe(query.as_str()))
-        .fetch_one(&mut connection)
-        .await
-    {
-        {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.waited |= waits;
-            seen.met |= meet;
-        }
-        tokio::time::sleep(LOOK_PAUSE).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use fulldress_reports::evidence::{Difference, DoubleRunOutcome, StepKind, StepRun};
-    use fulldress_reports::phase::Phase;
-
-    fn run(start_us: u64, end_us: u64, attempts: u32, error: Option<&str>) -> StepRun {
-        StepRun {
-            id: "010".to_owned(),
-            kind: StepKind::Sql,
-            phase: Phase::Upgrade,
-            start_us,
-            end_us,
-            attempts,
-            error: error.map(str::to_owned),
-            log: None,
+    fn whose(&self) -> Whose {
+        let [first, second] = &self.runners;
+        Whose {
+            addresses: [first, second].map(|runner| runner.address().to_string()),
+            lock: MigrationLock::from(&self.plan.migration_lock),
         }
     }
 
-    #[test]
-    fn the_outcome_follows_the_evidence() {
-        let drift =
-            Difference { kind: "index".to_owned(), object: "i".to_owned(), before: None, after: None };
-        let well = || vec![run(0, 10, 1, None)];
-        let again = || vec![run(5, 20, 3, None)];
-        let failed = || vec![run(5, 20, 1, Some("42701"))];
-        let met = |waited| super::Seen { waited, met: true };
-        let never_met = super::Seen::default();
-        let cases = [
-            (well(), well(), met(true), false, DoubleRunOutcome::Serialised, true),
-            (well(), again(), never_met, false, DoubleRunOutcome::Serialised, true),
-            (well(), well(), met(false), false, DoubleRunOutcome::NotSerialised, true),
-            (well(), well(), never_met, false, DoubleRunOutcome::NotSerialised, false),
-            (well(), failed(), never_met, false, DoubleRunOutcome::NotSerialised, true),
-            (well(), failed(), met(true), false, DoubleRunOutcome::Refused, true),
-            (failed(), failed(), met(true), false, DoubleRunOutcome::NotSerialised, true),
-            (well(), again(), met(true), true, DoubleRunOutcome::NotSerialised, true),
-        ];
-        for (first, second, seen, drifted, outcome, overlapped) in cases {
-            let differences = if drifted { vec![drift.clone()] } else { Vec::new() };
-            let evidence = super::judge(&first, &second, seen, differences);
-            assert_eq!(
-                (evidence.outcome, evidence.overlapped),
-                (outcome, overlapped),
-                "{first:?} {second:?}"
-            );
+    async fn schema(&self) -> Result<SchemaFingerprint, MirrorError> {
+        SchemaFingerprint::read(&mut self.mirror.connect().await?).await.map_err(unread)
+    }
+
+    async fn server_now_us(&self) -> Result<i64, MirrorError> {
+        sqlx::query_scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+            .fetch_one(&mut self.mirror.connect().await?)
+            .await
+            .map_err(unread)
+    }
+
+    async fn read_log(&self, log: &mut LogReader) -> Result<LogEvents, MirrorError> {
+        let mut events = LogEvents::default();
+        let mut connection = self.mirror.connect().await?;
+        let read = log.read_to_now(&mut connection, self.clock, &mut events).await;
+        let whole = read.map_err(|error| MirrorError::new(format!("failed to {error}"), ""))?;
+        if whole {
+            Ok(events)
+        } else {
+            Err(MirrorError::new("the end of the clone's server log did not arrive", ""))
         }
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err calls")]
+fn unread(error: sqlx::Error) -> MirrorError {
+    MirrorError::new(format!("the clone's database cannot be read: {error}"), "")
+}
+
+fn lock<Value>(mutex: &Mutex<Value>) -> MutexGuard<'_, Value> {
+    // Each change is one call on the value, so a panic elsewhere leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

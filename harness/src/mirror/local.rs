@@ -1,8 +1,10 @@
 //! The embedded default: a private PostgreSQL cluster, services as child processes, a host tree for scripts.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,11 +20,17 @@ use crate::plan::Plan;
 use crate::process::RunFolder;
 use crate::recorder::log::LogPlace;
 use crate::recorder::settings;
-use crate::upgrade::local_host::LocalHost;
+use crate::upgrade::local_host::{Database, LocalHost};
 use crate::upgrade::script_host::ScriptHost;
+
+/// Last byte of the address from which the first script host's sessions reach PostgreSQL. All of 127.0.0.0/8 is
+/// loopback, and the application comes from 127.0.0.1.
+const FIRST_SOURCE: u8 = 9;
 
 /// A mirror on this machine.
 pub struct LocalMirror {
+    /// This very program.
+    program: PathBuf,
     plan: Arc<Plan>,
     run: Arc<RunFolder>,
     /// Locked while the server is stopped on purpose.
@@ -39,15 +47,19 @@ pub struct LocalMirror {
     /// Folder of PostgreSQL's programs.
     programs: PathBuf,
     logs: PathBuf,
+    /// Script hosts made so far.
+    hosts: AtomicU8,
 }
 
 impl LocalMirror {
-    /// Makes cluster and database, fills it, takes the snapshot; services do not run yet. `logs` is the bundle's; `host`
-    /// names the script host whose files the services read.
+    /// Makes cluster and database, fills it, takes the snapshot; services do not run yet. `program` is this very program,
+    /// which also runs inside the sandboxes; `logs` is the bundle's; `host` names the script host whose files the services
+    /// read.
     ///
     /// # Errors
     /// When the machine or the dataset command fails.
     pub async fn start(
+        program: PathBuf,
         plan: Arc<Plan>,
         run: Arc<RunFolder>,
         host: &str,
@@ -99,6 +111,7 @@ impl LocalMirror {
         cluster.start().await?;
         let server = cluster.options(&plan.mirror.database.name);
         let mirror = Self {
+            program,
             plan,
             run,
             log_folder: cluster.log_folder(),
@@ -110,8 +123,17 @@ impl LocalMirror {
             package_password,
             server,
             logs: logs.to_owned(),
+            hosts: AtomicU8::new(0),
         };
         Ok(mirror)
+    }
+}
+
+impl LocalMirror {
+    /// Address from which the next script host's sessions will come: two runners of one mirror are told apart by it.
+    fn next_source(&self) -> IpAddr {
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed);
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, FIRST_SOURCE.saturating_add(number)))
     }
 }
 
@@ -178,6 +200,7 @@ impl Mirror for LocalMirror {
         let services =
             Processes::new(specs, values, logs.clone(), start_limit, Arc::clone(&self.run), false)?;
         Ok(Arc::new(Self {
+            program: self.program.clone(),
             plan: Arc::clone(&self.plan),
             run: Arc::clone(&self.run),
             server: cluster.options(&self.plan.mirror.database.name),
@@ -189,6 +212,7 @@ impl Mirror for LocalMirror {
             backup: self.run.path().join(folder).join("backup"),
             package_password: self.package_password.clone(),
             logs,
+            hosts: AtomicU8::new(0),
         }))
     }
 
@@ -196,7 +220,8 @@ impl Mirror for LocalMirror {
         let database = self.server.get_port();
         let services: &dyn Services = &*self.services;
         let allowed = self.plan.mirror.allow_host_scripts;
-        let host = LocalHost::start(parts, &self.run, &self.programs, database, services, allowed).await?;
+        let database = Database { programs: &self.programs, port: database, source: self.next_source() };
+        let host = LocalHost::start(&self.program, parts, &self.run, database, services, allowed).await?;
         Ok(Box::new(host))
     }
 

@@ -3,6 +3,8 @@
 //! `Recorder` polls a [`LogReader`] while the rehearsal runs and once at its end; `reconcile` consumes the
 //! events. The log stamps whole milliseconds, cut off: an event happened in `[at_us, at_us + 999]`.
 
+mod end;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -22,7 +24,7 @@ pub const RESOLUTION_US: i64 = 999;
 const CHUNK_BYTES: u64 = 1 << 20;
 
 /// What the recorder's own mark begins with.
-pub(super) const MARKER_PREFIX: &str = "fulldress-marker:";
+const MARKER_PREFIX: &str = "fulldress-marker:";
 
 /// Longest line that is kept while its end is missing, bytes.
 const LINE_BYTES_MAX: usize = 16 << 20;
@@ -41,6 +43,9 @@ pub enum LogError {
     /// The server refused to hand out its log.
     #[error("read the server log through SQL: {0}; the role needs pg_monitor and pg_read_server_files")]
     Sql(#[from] sqlx::Error),
+    /// The mark at the log's end could not be written.
+    #[error("mark the end of the log: {0}; the role needs to be a superuser")]
+    Marker(sqlx::Error),
 }
 
 /// Where the log is.

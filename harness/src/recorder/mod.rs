@@ -16,7 +16,6 @@ pub mod triggers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::time::Duration;
 
 use fulldress_reports::lock::{LockEvidence, LockLeftover};
 use fulldress_reports::phase::{Phase, PhaseSpan};
@@ -26,16 +25,10 @@ use sqlx::postgres::PgConnectOptions;
 
 use self::clock::ServerClock;
 use self::leftovers::Unfinished;
-use self::log::{LogEvents, LogKind, LogPlace, LogReader};
+use self::log::{LogEvents, LogPlace, LogReader};
 use self::observation::{MigrationLock, PackageIdentity};
 use self::reconcile::{Material, RawWait, Reconciled, SourceState, StepSpan};
 use self::sampler::Sampler;
-
-/// How often the log is asked for the marker that proves its end.
-const MARKER_POLL: Duration = Duration::from_millis(20);
-
-/// How often it is asked before the log counts as incomplete.
-const MARKER_POLLS_MAX: u32 = 250;
 
 /// Why the recorder could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -265,7 +258,7 @@ impl Recorder {
     async fn close(&mut self) -> Result<(), RecorderError> {
         self.reconnect_if_lost().await?;
         self.measure().await?;
-        self.read_log_to_end().await?;
+        self.read_log_to_end().await;
         triggers::uninstall(&mut self.connection).await.map_err(database("take the event triggers away"))
     }
 
@@ -282,32 +275,16 @@ impl Recorder {
         Ok(())
     }
 
-    /// Writes a marker into the log and reads until it comes by: only then is nothing left behind in a buffer.
-    async fn read_log_to_end(&mut self) -> Result<(), RecorderError> {
-        if self.log.is_none() {
+    async fn read_log_to_end(&mut self) {
+        let Some(reader) = &mut self.log else {
             self.state.problems.push("the server's log is not available to the recorder".to_owned());
-            return Ok(());
+            return;
+        };
+        match reader.read_to_now(&mut self.connection, self.config.clock, &mut self.events).await {
+            Ok(true) => self.state.log_read = true,
+            Ok(false) => self.state.problems.push("the end of the server's log did not arrive".to_owned()),
+            Err(error) => self.state.problems.push(error.to_string()),
         }
-        let marker = self.config.clock.now_us().to_string();
-        let text = format!("DO $$ BEGIN RAISE LOG '{}{marker}'; END $$", log::MARKER_PREFIX);
-        // The text is made of a constant and digits.
-        sqlx::raw_sql(sqlx::AssertSqlSafe(text))
-            .execute(&mut self.connection)
-            .await
-            .map_err(database("mark the end of the log"))?;
-        for _ in 0..MARKER_POLLS_MAX {
-            let before = self.state.problems.len();
-            self.collect_log().await;
-            let seen =
-                self.events.events.iter().rev().any(|event| event.what == LogKind::Marker(marker.clone()));
-            self.state.log_read = seen;
-            if seen || self.state.problems.len() > before {
-                return Ok(());
-            }
-            tokio::time::sleep(MARKER_POLL).await;
-        }
-        self.state.problems.push("the end of the server's log did not arrive".to_owned());
-        Ok(())
     }
 }
 

@@ -106,6 +106,12 @@ pub struct MigrationLock {
     pub table: Option<String>,
 }
 
+impl From<&crate::plan::MigrationLock> for MigrationLock {
+    fn from(plan: &crate::plan::MigrationLock) -> Self {
+        Self { advisory_key: plan.advisory_key, table: plan.table.clone() }
+    }
+}
+
 impl MigrationLock {
     /// Whether an advisory lock with this key is the migration lock.
     #[must_use]

@@ -17,14 +17,24 @@ use crate::mirror::{HostParts, MirrorError, Services};
 use crate::process::{RunFolder, shell_code};
 use crate::proofs::residue::{State, file_states};
 
-/// Address from which the package's sessions reach PostgreSQL. All of 127.0.0.0/8 is loopback.
-const PACKAGE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
+/// The database that a host's scripts reach.
+#[derive(Debug, Clone, Copy)]
+pub struct Database<'programs> {
+    /// Folder of PostgreSQL's programs.
+    pub programs: &'programs Path,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// Address from which the host's sessions reach it.
+    pub source: IpAddr,
+}
 
 /// A sandbox and the ways out of it.
 pub struct LocalHost {
     sandbox: Sandbox,
     confinement: Confinement,
     psql: PathBuf,
+    /// Address from which its sessions reach the database.
+    source: IpAddr,
     /// The unpacked package.
     package: PathBuf,
     /// Kept for as long as the sandbox leads through them.
@@ -38,16 +48,17 @@ impl LocalHost {
         run.path().join(name).join("host")
     }
 
-    /// Prepares sandbox, host files and relays. `programs` is the folder of PostgreSQL's programs, `database` its port
-    /// on 127.0.0.1; `allow_unconfined` lets scripts run without a sandbox where there can be none.
+    /// Prepares sandbox, host files and relays. `program` is this very program, which is the first process inside;
+    /// `allow_unconfined` lets scripts run without a sandbox where there can be
+    /// none.
     ///
     /// # Errors
     /// When scripts cannot be confined here and may not run unconfined.
     pub async fn start(
+        program: &Path,
         parts: HostParts<'_>,
         run: &RunFolder,
-        programs: &Path,
-        database: u16,
+        database: Database<'_>,
         services: &dyn Services,
         allow_unconfined: bool,
     ) -> Result<Self, MirrorError> {
@@ -58,13 +69,21 @@ impl LocalHost {
                 return Err(MirrorError::new(format!("scripts of the package are refused: {error}"), ""));
             }
         };
-        let settings = sandbox_settings(confinement, parts.inventory, parts.package.to_owned(), programs)?;
+        let Database { programs, source, .. } = database;
+        let settings = sandbox_settings(confinement, program, parts, programs);
         let sandbox = Sandbox::prepare(run, parts.name, settings)
             .map_err(|error| MirrorError::new(format!("failed to {error}"), ""))?;
         fill_host(parts.inventory, &sandbox)?;
         let relays = start_relays(parts.inventory, database, services, &sandbox)?;
         let psql = Some(programs.join("psql")).filter(|psql| psql.is_file()).unwrap_or_else(|| "psql".into());
-        Ok(Self { sandbox, confinement, psql, package: parts.package.to_owned(), relays: Mutex::new(relays) })
+        Ok(Self {
+            sandbox,
+            confinement,
+            psql,
+            source,
+            package: parts.package.to_owned(),
+            relays: Mutex::new(relays),
+        })
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -124,7 +143,7 @@ impl ScriptHost for LocalHost {
     }
 
     fn address(&self) -> IpAddr {
-        PACKAGE_ADDRESS
+        self.source
     }
 
     fn control_socket(&self) -> PathBuf {
@@ -149,12 +168,11 @@ impl ScriptHost for LocalHost {
 
 fn sandbox_settings(
     confinement: Confinement,
-    inventory: &Inventory,
-    package: PathBuf,
+    program: &Path,
+    parts: HostParts<'_>,
     programs: &Path,
-) -> Result<sandbox::Settings, MirrorError> {
-    let executable = std::env::current_exe()
-        .map_err(|error| MirrorError::new(format!("our own program cannot be found: {error}"), ""))?;
+) -> sandbox::Settings {
+    let HostParts { inventory, package, .. } = parts;
     let mut users = inventory.users.iter().zip(1000..).map(|(user, number)| Account {
         name: user.name.clone(),
         uid: number,
@@ -178,17 +196,17 @@ fn sandbox_settings(
     } else {
         programs.parent().map(Path::to_owned).into_iter().collect()
     };
-    Ok(sandbox::Settings {
+    sandbox::Settings {
         confinement,
-        executable,
-        package,
+        executable: program.to_owned(),
+        package: package.to_owned(),
         host_name: format!("{}-mirror", inventory.product),
         script_user,
         users: users.collect(),
         endpoints,
         read_only,
         sudo_keeps: Vec::new(),
-    })
+    }
 }
 
 /// The host's files as the inventory declares them.
@@ -211,14 +229,14 @@ fn fill_host(inventory: &Inventory, sandbox: &Sandbox) -> Result<(), MirrorError
 /// The sandbox has no network of its own: these sockets are all that it reaches.
 fn start_relays(
     inventory: &Inventory,
-    database: u16,
+    database: Database<'_>,
     services: &dyn Services,
     sandbox: &Sandbox,
 ) -> Result<Vec<Relay>, MirrorError> {
     let failed = |error: super::relay::RelayError| MirrorError::new(format!("failed to {error}"), "");
-    let database = Target::new((Ipv4Addr::LOCALHOST, database).into());
+    let server = Target::new((Ipv4Addr::LOCALHOST, database.port).into());
     let mut relays =
-        vec![Relay::to_postgres(&sandbox.postgres_folder(), database, PACKAGE_ADDRESS).map_err(failed)?];
+        vec![Relay::to_postgres(&sandbox.postgres_folder(), server, database.source).map_err(failed)?];
     for host in &inventory.hosts {
         if let Some(service) = &host.service {
             let target = Target::new(services.address(service)?);

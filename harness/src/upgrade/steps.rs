@@ -29,6 +29,9 @@ use crate::proofs::residue::State;
 /// Errors after which a step is tried again: lock not available, deadlock, serialization failure.
 const RETRIED: [&str; 3] = ["55P03", "40P01", "40001"];
 
+/// The error of a step that was killed because its time was over.
+pub const TIMED_OUT: &str = "did not end in time and was killed";
+
 /// What a runner is made from.
 pub struct RunnerParts<'parts> {
     /// The plan.
@@ -247,7 +250,7 @@ impl StepRunner {
             return Attempt::failed(format!("its log {} cannot be written: {error}", log.display()));
         }
         if ran.timed_out {
-            return Attempt::failed("did not end in time and was killed");
+            return Attempt::failed(TIMED_OUT);
         }
         if ran.code == 0 {
             return Attempt::well();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::check::Outcome;
-use crate::evidence::DoubleRunOutcome;
+use crate::evidence::{Difference, DoubleRunOutcome};
 use crate::figures::{self, cut, duration_us, milliseconds};
 use crate::finding::{Finding, Place};
 use crate::lock::{LockEvidence, LockRecord, PackageSession, StatementRef};
@@ -175,35 +175,46 @@ pub(super) fn double_run(case: &Case<'_>) -> Ruling {
         return Ruling::inconclusive("no second runner was started");
     };
     let errors = run.errors.first().map_or_else(String::new, |first| format!(" ({first})"));
+    let seen = if run.seen.is_empty() { String::new() } else { format!(": {}", run.seen.join("; ")) };
     if !run.overlapped && run.outcome != DoubleRunOutcome::Hung {
         return Ruling::inconclusive(format!(
-            "the two runners never overlapped in time, so nothing was tried{errors}"
+            "the two runners never met, so nothing was tried{seen}{errors}"
         ));
     }
-    let mut findings: Vec<_> = run
-        .differences
-        .iter()
-        .map(|difference| {
-            let what = format!("{} {} differs after two runners.", difference.kind, difference.object);
-            case.finding(difference.object.as_str(), what)
-        })
-        .collect();
+    let mut findings: Vec<_> = run.differences.iter().map(|one| difference(case, one)).collect();
     let broken = match run.outcome {
         DoubleRunOutcome::Serialised | DoubleRunOutcome::Refused => None,
-        DoubleRunOutcome::NotSerialised => Some(format!("The second runner ran beside the first{errors}.")),
+        DoubleRunOutcome::NotSerialised => {
+            Some(format!("The second runner ran beside the first{seen}{errors}."))
+        }
+        DoubleRunOutcome::Corrupted => {
+            Some(format!("The two runners got into each other's way{seen}{errors}."))
+        }
         DoubleRunOutcome::Hung => {
-            Some(format!("The second runner did not end within its time limit{errors}."))
+            Some(format!("The two runners did not end within their time limit{seen}{errors}."))
         }
     };
     if let Some(what) = broken {
         findings.insert(0, case.finding("second runner", what));
     }
     let pass = match (run.outcome, run.waited_on_migration_lock) {
-        (DoubleRunOutcome::Refused, _) => "the second runner was refused before it changed anything",
+        (DoubleRunOutcome::Refused, _) => "one of two runners was refused before it changed anything",
         (_, true) => "the second runner waited on the migration lock and found nothing to do",
         (_, false) => "the second runner waited for the first and found nothing to do",
     };
-    case.counted(findings, pass)
+    case.counted(findings, format!("{pass}{seen}{errors}"))
+}
+
+fn difference(case: &Case<'_>, difference: &Difference) -> Finding {
+    let Difference { kind, object, after, .. } = difference;
+    // As the fingerprint writes an index that a build left unfinished.
+    let invalid = kind == "index" && after.as_ref().is_some_and(|after| after.contains(" valid f "));
+    let what = if invalid {
+        format!("Index {object} is INVALID after two runners: its build was cut short.")
+    } else {
+        format!("{} {object} differs after two runners.", capitalised(kind))
+    };
+    case.finding(object.as_str(), what)
 }
 
 pub(super) fn residue(case: &Case<'_>) -> Ruling {

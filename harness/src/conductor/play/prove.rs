@@ -52,7 +52,9 @@ impl Play {
         // Nobody is measured any more: what takes long without needing anything of the rest goes on beside it. A set
         // aborts what it holds when it is dropped; whatever that leaves belongs to the run folder.
         let mut cloning = JoinSet::new();
-        cloning.spawn(double_run::Clone::start(double_run::Parts {
+        cloning.spawn(double_run::Trial::start(double_run::Parts {
+            name: "double-run".to_owned(),
+            hosts: ["first", "second"].map(str::to_owned),
             plan: Arc::clone(&self.plan),
             inventory: Arc::clone(&self.inventory),
             package: Arc::clone(&self.package),
@@ -83,10 +85,11 @@ impl Play {
         drop(connection);
 
         self.events.stage("applying the upgrade a second time, and with a second runner on a clone");
+        let alone = double_run::Alone { upgraded: upgraded.clone(), failed: self.failed_in_upgrade() };
         let beside = async {
-            let clone = awaited(&mut cloning).await?;
-            let beside = clone.play(upgraded).await;
-            clone.stop().await;
+            let trial = awaited(&mut cloning).await?;
+            let beside = trial.play(&alone).await;
+            trial.stop().await;
             beside
         };
         let (beside, reapplied) = tokio::join!(beside, self.reapply(runner, upgraded));
@@ -118,16 +121,11 @@ impl Play {
         self.enter(Phase::Reapply).await;
         self.apply(runner, Phase::Reapply).await;
         self.end_phase();
-        let failed_before: BTreeSet<&str> = self
-            .steps
-            .iter()
-            .filter(|run| run.phase == Phase::Upgrade && run.error.is_some())
-            .map(|run| run.id.as_str())
-            .collect();
+        let failed_before = self.failed_in_upgrade();
         let failed = self
             .steps
             .iter()
-            .filter(|run| run.phase == Phase::Reapply && !failed_before.contains(run.id.as_str()))
+            .filter(|run| run.phase == Phase::Reapply && !failed_before.contains(&run.id))
             .filter_map(|run| Some(format!("step {}: {}", run.id, run.error.as_ref()?)))
             .collect();
         let again = self.read_schema("upgraded-again").await?;
@@ -135,12 +133,18 @@ impl Play {
         self.events.tell(Happening::Reapply(ReapplyEvidence { failed, differences }));
         Ok(())
     }
+
+    /// Steps of the upgrade that failed, with nobody beside them.
+    fn failed_in_upgrade(&self) -> BTreeSet<String> {
+        let failed = self.steps.iter().filter(|run| run.phase == Phase::Upgrade && run.error.is_some());
+        failed.map(|run| run.id.clone()).collect()
+    }
 }
 
-/// The clone that a task starts; a panic in it goes on as if it had been awaited here.
+/// The trial that a task starts; a panic in it goes on as if it had been awaited here.
 async fn awaited(
-    cloning: &mut JoinSet<Result<double_run::Clone, MirrorError>>,
-) -> Result<double_run::Clone, MirrorError> {
+    cloning: &mut JoinSet<Result<double_run::Trial, MirrorError>>,
+) -> Result<double_run::Trial, MirrorError> {
     match cloning.join_next().await {
         Some(Ok(clone)) => clone,
         Some(Err(error)) => match error.try_into_panic() {

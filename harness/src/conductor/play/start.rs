@@ -33,7 +33,9 @@ impl Play {
         let tell = move |text| events.stage(text);
         let (plan, run) = (Arc::clone(&self.plan), Arc::clone(&self.run));
         let mirror: Arc<dyn Mirror> = match ground {
-            Ground::Local => Arc::new(LocalMirror::start(plan, run, RUNNER, &logs, tell).await?),
+            Ground::Local => {
+                Arc::new(LocalMirror::start(our_program()?, plan, run, RUNNER, &logs, tell).await?)
+            }
             Ground::Containers(engine) => {
                 let inventory = Arc::clone(&self.inventory);
                 let program = our_program()?;
@@ -74,18 +76,10 @@ impl Play {
         mirror.services().start_all().await?;
         data::reset_statistics(&mut mirror.connect().await?).await.map_err(unread)?;
         let settings = settings(mirror).await?;
-        let mut actors = Vec::new();
-        let reader = &self.plan.actors.long_reader;
-        let mut read = reader.relations.clone();
-        if read.is_empty() {
-            read.extend(relations.iter().map(|size| size.relation.clone()));
-        }
-        if reader.enabled && !read.is_empty() {
-            let what = if reader.relations.is_empty() { "all tables".to_owned() } else { read.join(", ") };
-            let cycle_ms = reader.hold_ms + reader.pause_ms;
-            actors.push(format!("long reader of {what}, {} ms in every {cycle_ms} ms", reader.hold_ms));
-            self.actors = Some(Actors::start(mirror.server(), reader, &read));
-        }
+        let tables: Vec<String> = relations.iter().map(|size| size.relation.clone()).collect();
+        let running = Actors::start(&mirror.server(), &self.plan.actors, &tables);
+        let actors = running.told().to_vec();
+        self.actors = Some(running);
         let mut not_rehearsed: Vec<String> = NOT_REHEARSED.iter().map(|text| (*text).to_owned()).collect();
         if mirror.outbound().await.is_none() {
             not_rehearsed.push("scripts' and services' calls to the outside while they run".to_owned());
@@ -108,10 +102,7 @@ impl Play {
                 addresses: vec![runner.address().to_string()],
                 own_roles: vec![SUPERUSER.to_owned()],
             },
-            migration_lock: MigrationLock {
-                advisory_key: self.plan.migration_lock.advisory_key,
-                table: self.plan.migration_lock.table.clone(),
-            },
+            migration_lock: MigrationLock::from(&self.plan.migration_lock),
             clock: self.events.clock(),
         };
         let recorder = Recorder::start(config).await;

@@ -6,7 +6,7 @@ use super::holdings::Draft;
 use super::timeline::{Change, Timeline};
 use super::{Context, SHORT_STATEMENT_CHARACTERS};
 use crate::recorder::observation::LockTarget;
-use crate::recorder::statement::{mentions, normalise};
+use crate::recorder::statement::{first_words, mentions, normalise};
 use crate::recorder::triggers::{NotedLock, TriggerNote, duration_ms};
 
 /// Sums up one session.
@@ -75,8 +75,22 @@ fn touches_preexisting(
     let again = start.iter().filter(|lock| existed(lock.0).is_some_and(|name| mentions(&text, name)));
     let noted = added.iter().filter(|lock| existed(lock.0).is_some()).chain(again);
     modes.extend(noted.filter_map(NotedLock::mode));
+    // A statement that runs outside a transaction has let go of its locks when its trigger fires, and a quick one lies
+    // between two samples: its text names what it worked on.
+    if modes.is_empty() && concurrent(&text) {
+        let named = context.material.preexisting.iter().any(|name| mentions(&text, name));
+        modes.extend(named.then_some(LockMode::ShareUpdateExclusiveLock));
+    }
     let strongest = modes.into_iter().filter(|mode| strong(*mode)).max()?;
     Some(strongest.blocks_clients())
+}
+
+/// Whether a statement builds, drops or rebuilds an index, or detaches a partition, CONCURRENTLY.
+fn concurrent(text: &str) -> bool {
+    let words = first_words(text, 16);
+    let kind = words.first().map(String::as_str);
+    let changes = matches!(kind, Some("CREATE" | "DROP" | "REINDEX" | "ALTER"));
+    changes && words.iter().any(|word| word == "CONCURRENTLY")
 }
 
 fn migration_lock_held(

@@ -34,8 +34,12 @@ pub(super) struct Draft {
 #[derive(Debug, Default)]
 struct Holding {
     not_before_us: Option<i64>,
+    /// Between which instants a source first saw it held.
+    granted_first_low_us: i64,
     granted_first_us: Option<i64>,
+    /// Between which instants a source last saw it held.
     granted_last_us: i64,
+    granted_last_high_us: i64,
     gone_us: Option<i64>,
     gone_within_transaction: bool,
     wait_since_us: Option<i64>,
@@ -47,8 +51,12 @@ struct Holding {
 impl Holding {
     /// Takes in what was seen of the same hold later on.
     fn go_on(&mut self, later: Self) {
-        self.granted_first_us = self.granted_first_us.or(later.granted_first_us);
+        if self.granted_first_us.is_none() {
+            self.granted_first_us = later.granted_first_us;
+            self.granted_first_low_us = later.granted_first_low_us;
+        }
         self.granted_last_us = self.granted_last_us.max(later.granted_last_us);
+        self.granted_last_high_us = self.granted_last_high_us.max(later.granted_last_high_us);
         self.gone_us = later.gone_us;
         self.gone_within_transaction = later.gone_within_transaction;
         self.wait_since_us = self.wait_since_us.or(later.wait_since_us);
@@ -171,7 +179,7 @@ fn take_sightings(
         let epochs = holdings.entry((vxid.to_owned(), *oid, mode)).or_default();
         let undone = timeline.undone_in(vxid);
         for (epoch, piece) in pieces(sighting, &undone, looks) {
-            take_sighting(epochs.entry(epoch).or_default(), &piece);
+            take_sighting(epochs.entry(epoch).or_default(), &piece, looks);
         }
     }
 }
@@ -209,16 +217,22 @@ fn pieces(
     pieces
 }
 
-fn take_sighting(holding: &mut Holding, sighting: &Sighting) {
+fn take_sighting(holding: &mut Holding, sighting: &Sighting, looks: &[(i64, i64)]) {
     holding.sources.insert(LockSource::Sampler);
     if sighting.granted {
         let first = holding.granted_first_us.is_none_or(|first| sighting.first_us < first);
         if first {
             holding.granted_first_us = Some(sighting.first_us);
+            let look = looks.get(looks.partition_point(|look| look.1 < sighting.first_us));
+            holding.granted_first_low_us =
+                look.filter(|look| look.1 == sighting.first_us).map_or(sighting.first_us, |look| look.0);
             holding.not_before_us = sighting.not_before_us;
         }
         if sighting.last_us >= holding.granted_last_us {
             holding.granted_last_us = sighting.last_us;
+            let look = looks.get(looks.partition_point(|look| look.0 < sighting.last_us));
+            holding.granted_last_high_us =
+                look.filter(|look| look.0 == sighting.last_us).map_or(sighting.last_us, |look| look.1);
             holding.gone_us = sighting.gone_us;
             holding.gone_within_transaction = sighting.gone_within_transaction;
         }
@@ -243,9 +257,11 @@ fn take_notes(holdings: &mut BTreeMap<HoldingKey, Epochs>, timeline: &Timeline<'
             let at_us = placed.note.at_us;
             if holding.granted_first_us.is_none_or(|first| at_us < first) {
                 holding.granted_first_us = Some(at_us);
+                holding.granted_first_low_us = placed.note.began_us;
             }
             if placed.note.began_us > holding.granted_last_us {
                 holding.granted_last_us = placed.note.began_us;
+                holding.granted_last_high_us = at_us;
             }
         }
     }
@@ -258,14 +274,17 @@ fn narrow_by_notes(timeline: &Timeline<'_>, (vxid, oid, mode): (&str, u32, LockM
     if holding.gone_us.is_some_and(|gone| gone <= holding.granted_last_us) {
         holding.gone_us = None;
     }
-    let Some(first_us) = holding.granted_first_us else { return };
+    if holding.granted_first_us.is_none() {
+        return;
+    }
     for placed in &timeline.notes {
         if placed.note.locks.iter().any(|lock| lock.0 == oid && lock.mode() == Some(mode)) {
             continue;
         }
-        if placed.note.at_us < first_us {
+        // A note in the middle of a look may be from before or after the instant at which that read the lock.
+        if placed.note.at_us < holding.granted_first_low_us {
             holding.not_before_us = holding.not_before_us.max(Some(placed.note.began_us));
-        } else if placed.note.began_us > holding.granted_last_us
+        } else if placed.note.began_us > holding.granted_last_high_us
             && holding.gone_us.is_none_or(|gone| placed.note.at_us < gone)
         {
             holding.gone_us = Some(placed.note.at_us);

@@ -77,9 +77,14 @@ fn held(oid: u32, mode: LockMode, from_ms: i64, to_ms: i64) -> Sighting {
 }
 
 fn joined(events: &[LogEvent], sightings: Vec<Sighting>) -> Reconciled {
+    looked(events, sightings, Vec::new())
+}
+
+fn looked(events: &[LogEvent], sightings: Vec<Sighting>, looks: Vec<(i64, i64)>) -> Reconciled {
     let names = BTreeMap::from([(20_001, "public.a".to_owned()), (20_002, "public.b".to_owned())]);
     let seen = SessionSighting { session: session(1), role: "pkg".into(), first_us: ms(0), last_us: ms(900) };
-    let samples = SampleLog { sightings, sessions: vec![seen], names: names.clone(), ..SampleLog::default() };
+    let samples =
+        SampleLog { sightings, sessions: vec![seen], names: names.clone(), looks, ..SampleLog::default() };
     reconcile(&Material {
         events,
         samples: &samples,
@@ -272,4 +277,21 @@ fn a_lock_seen_while_its_transaction_ends_belongs_to_that_transaction() {
     assert!(of("public.a", LockMode::ShareLock), "{found:#?}");
     let late = found.records.iter().find(|record| record.relation == "public.b").unwrap();
     assert_eq!(late.statement, "LOCK TABLE b");
+}
+
+#[test]
+fn a_note_in_the_middle_of_a_look_says_nothing_about_what_that_look_saw() {
+    let alter = "ALTER TABLE b ADD x int";
+    let mut begun = note(9, NoteEvent::DdlCommandStart, ms(504), alter, &[]);
+    begun.vxid = Some("3/2".into());
+    let (mut events, mut sightings) = two_locks();
+    events.extend([statement(1, 8, 502, "3/2", alter), begun]);
+    events.remove(7);
+    // The look saw the lock on b before COMMIT, and its answer came after the next transaction had begun.
+    (sightings[1].first_us, sightings[1].last_us, sightings[1].gone_us) = (ms(508), ms(306), Some(ms(520)));
+    sightings[1].not_before_us = Some(ms(299));
+    let found = looked(&events, sightings, vec![(ms(298), ms(299)), (ms(306), ms(508))]).evidence;
+    let record = found.records.iter().find(|record| record.relation == "public.b").unwrap();
+    assert_eq!(record.statement, "LOCK TABLE b", "{found:#?}");
+    assert!(record.requested_us <= record.released_us, "{record:#?}");
 }

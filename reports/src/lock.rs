@@ -326,8 +326,36 @@ pub struct RecorderTrust {
     pub sample_gap_max_us: u64,
     /// Half the round trip of the clock measurement: the error of mapping server time to ours, microseconds.
     pub clock_error_us: u64,
-    /// Shorter holds may be missed by the sampler alone, microseconds.
+    /// Shorter holds may be missed by the sampler alone, microseconds: less than 1 % of the time lay in gaps longer than
+    /// this. A hold that no gap covers whole, and that is longer, was seen.
     pub detection_floor_us: u64,
+    /// How long upgrade and rollback were active in all, microseconds: the time in which the gaps are.
+    #[serde(default)]
+    pub sampled_us: u64,
+    /// The gaps by length, shortest bound first.
+    #[serde(default)]
+    pub gaps: Vec<GapTime>,
+}
+
+/// The gaps between samples that are longer than a bound. One goes from before the question of a sample to after the answer of
+/// the next: whatever was locked throughout one sample's question and answer was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GapTime {
+    /// The bound, microseconds.
+    pub above_us: u64,
+    /// How many are longer.
+    pub gaps: u64,
+    /// How long those are together, microseconds.
+    pub time_us: u64,
+}
+
+impl RecorderTrust {
+    /// Share of the time that lies in gaps longer than a bound, per cent; absent where the report does not tell.
+    #[must_use]
+    pub fn blind_percent(&self, above_us: u64) -> Option<f64> {
+        let gaps = self.gaps.iter().find(|gaps| gaps.above_us == above_us)?;
+        (self.sampled_us > 0).then(|| crate::figures::share_percent(gaps.time_us, self.sampled_us))
+    }
 }
 
 /// Everything the recorder found.

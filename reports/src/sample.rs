@@ -11,8 +11,8 @@ use crate::evidence::{
 };
 use crate::finding::{Finding, Place};
 use crate::lock::{
-    Bounds, LockEvidence, LockMode, LockOutcome, LockRecord, LockSource, PackageSession, RecorderTrust,
-    StatementRef, Victim,
+    Bounds, GapTime, LockEvidence, LockMode, LockOutcome, LockRecord, LockSource, PackageSession,
+    RecorderTrust, StatementRef, Victim,
 };
 use crate::phase::{Phase, PhaseSpan};
 use crate::traffic::{
@@ -289,7 +289,12 @@ fn locks() -> LockEvidence {
             samples_taken: 3_998,
             sample_gap_max_us: 22_000,
             clock_error_us: 90,
-            detection_floor_us: 10_000,
+            detection_floor_us: 5_000,
+            sampled_us: 40_000_000,
+            gaps: vec![
+                GapTime { above_us: 5_000, gaps: 12, time_us: 110_000 },
+                GapTime { above_us: 100_000, gaps: 0, time_us: 0 },
+            ],
         },
     }
 }

@@ -9,7 +9,7 @@ pub mod clock;
 mod connection;
 pub mod driver;
 pub mod file;
-mod pacer;
+pub mod pacer;
 pub mod recording;
 mod schedule;
 mod template;

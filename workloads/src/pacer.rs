@@ -11,7 +11,7 @@ use crate::clock::Clock;
 
 /// A kernel timer on the rehearsal's clock.
 #[derive(Debug)]
-pub(crate) struct Pacer {
+pub struct Pacer {
     clock: Clock,
     timer: AsyncFd<OwnedFd>,
 }
@@ -21,7 +21,7 @@ impl Pacer {
     ///
     /// # Errors
     /// The process has no file descriptor left.
-    pub(crate) fn new(clock: Clock) -> std::io::Result<Self> {
+    pub fn new(clock: Clock) -> std::io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         #[expect(
@@ -37,7 +37,7 @@ impl Pacer {
     ///
     /// # Errors
     /// The kernel refused the timer, which it does for no valid instant.
-    pub(crate) async fn wait_until(&self, at_us: u64) -> std::io::Result<()> {
+    pub async fn wait_until(&self, at_us: u64) -> std::io::Result<()> {
         if self.clock.now_us() >= at_us {
             return Ok(());
         }

@@ -203,7 +203,7 @@ fn drain_us(released_us: u64, traffic: &TrafficEvidence) -> Option<u64> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use fulldress_reports::lock::{LockEvidence, LockMode, RouteExcess};
+    use fulldress_reports::lock::{LockMode, RouteExcess};
     use fulldress_reports::phase::{Phase, PhaseSpan};
     use fulldress_reports::traffic::{SeriesPoint, SlowRequest, TrafficEvidence};
 
@@ -248,7 +248,7 @@ mod tests {
             // A restart, no lock.
             request("GET /b", 5_000_000, 5_400_000),
         ];
-        let mut recording = Recording { evidence: LockEvidence::default(), waits };
+        let mut recording = Recording { waits, ..Recording::default() };
         let phases = [PhaseSpan { phase: Phase::Upgrade, start_us: 0, end_us: Some(9_000_000) }];
         lay(&mut recording, &TrafficEvidence::default(), &slow, &phases);
         let excess = |route: &str, requests, excess_us, explained_us| RouteExcess {

@@ -28,7 +28,7 @@ use self::leftovers::Unfinished;
 use self::log::{LogEvents, LogPlace, LogReader};
 use self::observation::{MigrationLock, PackageIdentity};
 use self::reconcile::{Material, RawWait, Reconciled, SourceState, StepSpan};
-use self::sampler::Sampler;
+use self::sampler::{Gap, Sampler};
 
 /// Why the recorder could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -90,10 +90,13 @@ pub struct Recording {
     pub evidence: LockEvidence,
     /// Every client's lock wait, also those that were not behind the package.
     pub waits: Vec<RawWait>,
+    /// When the sampler did not look for longer than it promises, while upgrade or rollback was active.
+    pub gaps: Vec<Gap>,
 }
 
 impl Recording {
-    /// Writes `locks.jsonl`: one line a lock of the package (`lock`), one a client's wait (`wait`).
+    /// Writes `locks.jsonl`: one line a lock of the package (`lock`), one a client's wait (`wait`), one a gap between two
+    /// samples (`gap`).
     ///
     /// # Errors
     /// The writer's.
@@ -105,6 +108,11 @@ impl Recording {
         }
         for wait in &self.waits {
             serde_json::to_writer(&mut *into, &serde_json::json!({ "wait": wait }))
+                .map_err(std::io::Error::from)?;
+            into.write_all(b"\n")?;
+        }
+        for gap in &self.gaps {
+            serde_json::to_writer(&mut *into, &serde_json::json!({ "gap": gap }))
                 .map_err(std::io::Error::from)?;
             into.write_all(b"\n")?;
         }
@@ -158,7 +166,7 @@ impl Recorder {
         })
     }
 
-    /// Samples every 20 ms instead of every 200 ms, or goes back; takes effect at once.
+    /// Samples every 2.5 ms instead of every 200 ms, or goes back; takes effect at once.
     pub fn fast(&self, fast: bool) {
         self.sampler.fast(fast);
     }
@@ -252,7 +260,7 @@ impl Recorder {
             end_us: self.server_clock.server_us(self.config.clock.now_us()),
             sources: &self.state,
         });
-        Ok(Recording { evidence, waits })
+        Ok(Recording { evidence, waits, gaps: samples.gaps.long })
     }
 
     async fn close(&mut self) -> Result<(), RecorderError> {

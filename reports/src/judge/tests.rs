@@ -129,7 +129,9 @@ fn firing_after(id: CheckId) -> (Change, Outcome) {
             (|e| e.reapply.as_mut().unwrap().failed.push("020-migrate failed again.".into()), Fail)
         }
         CheckId::EvidDriver => (|e| traffic(e).driver.dropped = 1, Unmeasured),
-        CheckId::EvidRecorder => (|e| e.locks.as_mut().unwrap().trust.samples_taken = 3_000, Unmeasured),
+        CheckId::EvidRecorder => {
+            (|e| e.locks.as_mut().unwrap().trust.gaps[1].time_us = 4_100_000, Unmeasured)
+        }
         CheckId::EvidCoverage => (
             |e| {
                 traffic(e).routes.retain(|route| route.route == "GET /products" || route.phase != Phase::Soak)
@@ -325,6 +327,25 @@ fn a_saturated_driver_takes_client_timing_and_nothing_else() {
     traffic(&mut evidence).driver.sent = 8_490;
     let verdict = judge(&evidence, TODAY).verdict;
     assert_eq!((verdict.outcome, verdict.exit_code), (Unmeasured, 4));
+}
+
+#[test]
+fn short_gaps_are_shown_and_no_fault_and_a_report_without_gaps_is_judged_by_its_samples() {
+    check(
+        CheckId::EvidRecorder,
+        |e| {
+            let trust = &mut e.locks.as_mut().unwrap().trust;
+            trust.samples_taken = 2_000;
+            trust.gaps[0].time_us = 30_000_000;
+        },
+        Pass,
+    );
+    let old: Change = |e| {
+        let trust = &mut e.locks.as_mut().unwrap().trust;
+        trust.gaps.clear();
+        trust.samples_taken = 3_500;
+    };
+    check(CheckId::EvidRecorder, old, Unmeasured);
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fulldress_reports::lock::{LockMode, LockOutcome, LockSource};
 
-use super::timeline::{Statement, Timeline};
-use crate::recorder::log::RESOLUTION_US;
+use super::statements::{Statement, Undo};
+use super::timeline::Timeline;
 use crate::recorder::observation::{LockTarget, SessionId};
-use crate::recorder::sampler::Sighting;
+use crate::recorder::sampler::{Sighting, is_ending};
 use crate::recorder::statement::{is_control, mentions, schema_change};
 use crate::recorder::triggers::{NoteEvent, TriggerNote};
 
@@ -30,12 +30,16 @@ pub(super) struct Draft {
     pub(super) sources: BTreeSet<LockSource>,
 }
 
-/// One mode on one relation within one transaction.
+/// One mode on one relation within one transaction, or within the part of one up to a rollback to a savepoint.
 #[derive(Debug, Default)]
 struct Holding {
     not_before_us: Option<i64>,
+    /// Between which instants a source first saw it held.
+    granted_first_low_us: i64,
     granted_first_us: Option<i64>,
+    /// Between which instants a source last saw it held.
     granted_last_us: i64,
+    granted_last_high_us: i64,
     gone_us: Option<i64>,
     gone_within_transaction: bool,
     wait_since_us: Option<i64>,
@@ -44,32 +48,90 @@ struct Holding {
     sources: BTreeSet<LockSource>,
 }
 
+impl Holding {
+    /// Takes in what was seen of the same hold later on.
+    fn go_on(&mut self, later: Self) {
+        if self.granted_first_us.is_none() {
+            self.granted_first_us = later.granted_first_us;
+            self.granted_first_low_us = later.granted_first_low_us;
+        }
+        self.granted_last_us = self.granted_last_us.max(later.granted_last_us);
+        self.granted_last_high_us = self.granted_last_high_us.max(later.granted_last_high_us);
+        self.gone_us = later.gone_us;
+        self.gone_within_transaction = later.gone_within_transaction;
+        self.wait_since_us = self.wait_since_us.or(later.wait_since_us);
+        self.waiting_last_us = self.waiting_last_us.max(later.waiting_last_us);
+        self.waiting_gone_us = later.waiting_gone_us.or(self.waiting_gone_us);
+        self.sources.extend(later.sources);
+    }
+}
+
+/// Virtual transaction, relation, mode.
 type HoldingKey = (String, u32, LockMode);
 
-/// The locks of one session. `names` are those that statements have for what they lock; `end_us` is when recording ended.
+/// The locks of one session. `names` are those that statements have for what they lock; `looks` is when the sampler looked,
+/// and `end_us` when recording ended.
 pub(super) fn drafts(
     timeline: &Timeline<'_>,
     sightings: &[&Sighting],
     names: &BTreeMap<u32, String>,
+    looks: &[(i64, i64)],
     end_us: i64,
 ) -> Vec<Draft> {
-    let mut holdings: BTreeMap<HoldingKey, Holding> = BTreeMap::new();
-    take_sightings(&mut holdings, sightings);
+    let mut holdings: BTreeMap<HoldingKey, Epochs> = BTreeMap::new();
+    take_sightings(&mut holdings, timeline, sightings, looks);
     take_notes(&mut holdings, timeline);
-    narrow_by_notes(&mut holdings, timeline);
     let mut drafts: Vec<Draft> = Vec::new();
-    for ((vxid, oid, mode), holding) in &holdings {
-        let name = names.get(oid).map_or("", String::as_str);
-        let draft = draft(timeline, (vxid, *oid, *mode), holding, name, end_us);
-        match drafts.iter_mut().find(|known| same_lock(known, &draft)) {
-            // CREATE INDEX CONCURRENTLY keeps its lock across its own transactions.
-            Some(known) if known.mode == draft.mode => merge(known, draft),
-            Some(known) if known.mode < draft.mode => *known = draft,
-            Some(_) => {}
-            None => drafts.push(draft),
+    for ((vxid, oid, mode), epochs) in holdings {
+        let name = names.get(&oid).map_or("", String::as_str);
+        for draft in drafts_of(timeline, (&vxid, oid, mode), epochs, name, end_us) {
+            match drafts.iter_mut().find(|known| same_lock(known, &draft)) {
+                // CREATE INDEX CONCURRENTLY keeps its lock across its own transactions.
+                Some(known) if known.mode == draft.mode => merge(known, draft),
+                Some(known) if known.mode < draft.mode => *known = draft,
+                Some(_) => {}
+                None => drafts.push(draft),
+            }
         }
     }
     drop_covered(&mut drafts);
+    drafts
+}
+
+/// The holdings of one key by the number of rollbacks to savepoints before them.
+type Epochs = BTreeMap<usize, Holding>;
+
+/// A lock that was taken after a savepoint ends with the rollback to it, and may be taken again; one that was taken before
+/// goes on.
+fn drafts_of(
+    timeline: &Timeline<'_>,
+    (vxid, oid, mode): (&str, u32, LockMode),
+    epochs: Epochs,
+    name: &str,
+    end_us: i64,
+) -> Vec<Draft> {
+    let undone = timeline.undone_in(vxid);
+    let mut drafts = Vec::new();
+    let mut left = epochs.into_iter().peekable();
+    while let Some((_, mut holding)) = left.next() {
+        narrow_by_notes(timeline, (vxid, oid, mode), &mut holding);
+        let (statement, _) = locate(timeline, (vxid, oid, mode), &holding, name);
+        let end = undone
+            .iter()
+            .enumerate()
+            .find(|(_, (undo, _))| (undo.savepoint + 1..undo.rollback).contains(&statement));
+        let (until, released) = end.map_or((usize::MAX, None), |(index, (_, span))| (index, Some(*span)));
+        while let Some((_, later)) = left.next_if(|(epoch, _)| *epoch <= until) {
+            holding.go_on(later);
+        }
+        narrow_by_notes(timeline, (vxid, oid, mode), &mut holding);
+        let mut draft = draft(timeline, (vxid, oid, mode), &holding, name, end_us);
+        if let Some((low_us, high_us)) = released.filter(|_| draft.outcome == LockOutcome::Granted) {
+            let high_us = draft.released.1.min(high_us).max(draft.acquired.0);
+            draft.released = (draft.released.0.max(low_us).min(high_us), high_us);
+        }
+        drafts.push(draft);
+    }
     drafts
 }
 
@@ -92,6 +154,7 @@ fn drop_covered(drafts: &mut Vec<Draft>) {
         !all.iter().any(|earlier| {
             earlier.oid == draft.oid
                 && (earlier.statement, earlier.part) < (draft.statement, draft.part)
+                && earlier.requested_us <= draft.acquired.1
                 && earlier.outcome == LockOutcome::Granted
                 && earlier.released.1 >= draft.released.1
                 && LockMode::ALL
@@ -101,70 +164,131 @@ fn drop_covered(drafts: &mut Vec<Draft>) {
     });
 }
 
-fn take_sightings(holdings: &mut BTreeMap<HoldingKey, Holding>, sightings: &[&Sighting]) {
+fn take_sightings(
+    holdings: &mut BTreeMap<HoldingKey, Epochs>,
+    timeline: &Timeline<'_>,
+    sightings: &[&Sighting],
+    looks: &[(i64, i64)],
+) {
     for sighting in sightings {
         let (LockTarget::Relation(oid), Some(mode)) = (&sighting.target, sighting.mode) else { continue };
-        let holding = holdings.entry((sighting.vxid.clone(), *oid, mode)).or_default();
-        holding.sources.insert(LockSource::Sampler);
-        if sighting.granted {
-            let first = holding.granted_first_us.is_none_or(|first| sighting.first_us < first);
-            if first {
-                holding.granted_first_us = Some(sighting.first_us);
-                holding.not_before_us = sighting.not_before_us;
-            }
-            if sighting.last_us >= holding.granted_last_us {
-                holding.granted_last_us = sighting.last_us;
-                holding.gone_us = sighting.gone_us;
-                holding.gone_within_transaction = sighting.gone_within_transaction;
-            }
-        } else {
-            let since_us = sighting.wait_since_us.unwrap_or(sighting.first_us);
-            holding.wait_since_us = Some(holding.wait_since_us.map_or(since_us, |known| known.min(since_us)));
-            holding.waiting_last_us = holding.waiting_last_us.max(Some(sighting.last_us));
-            holding.waiting_gone_us = sighting.gone_us;
+        let ending = is_ending(&sighting.vxid);
+        let not_before_us = sighting.not_before_us.unwrap_or(i64::MIN);
+        let ended = || timeline.ending_between(sighting.last_us, sighting.first_us, not_before_us);
+        let vxid = ending.then(ended).flatten().unwrap_or(&sighting.vxid);
+        let epochs = holdings.entry((vxid.to_owned(), *oid, mode)).or_default();
+        let undone = timeline.undone_in(vxid);
+        for (epoch, piece) in pieces(sighting, &undone, looks) {
+            take_sighting(epochs.entry(epoch).or_default(), &piece, looks);
         }
     }
 }
 
-fn take_notes(holdings: &mut BTreeMap<HoldingKey, Holding>, timeline: &Timeline<'_>) {
+/// A sighting cut at the rollbacks to savepoints: what was let go there may have been taken again before the next look.
+fn pieces(
+    sighting: &Sighting,
+    undone: &[(Undo, (i64, i64))],
+    looks: &[(i64, i64)],
+) -> Vec<(usize, Sighting)> {
+    let mut pieces = Vec::new();
+    let mut rest = sighting.clone();
+    for (epoch, (_, (from_us, to_us))) in undone.iter().enumerate() {
+        if rest.first_us > *from_us {
+            continue;
+        }
+        if rest.last_us < *to_us {
+            pieces.push((epoch, rest));
+            return pieces;
+        }
+        let mut before = rest.clone();
+        before.last_us = looks
+            .partition_point(|look| look.1 <= *from_us)
+            .checked_sub(1)
+            .map_or(rest.first_us, |index| looks[index].0.max(rest.first_us));
+        before.gone_us = Some(*to_us);
+        before.gone_within_transaction = true;
+        pieces.push((epoch, before));
+        let next = looks.get(looks.partition_point(|look| look.0 < *to_us));
+        rest.first_us = next.map_or(rest.last_us, |look| look.1);
+        rest.not_before_us = Some(*from_us);
+    }
+    let epoch = undone.iter().filter(|(_, (from_us, _))| *from_us < rest.first_us).count();
+    pieces.push((epoch, rest));
+    pieces
+}
+
+fn take_sighting(holding: &mut Holding, sighting: &Sighting, looks: &[(i64, i64)]) {
+    holding.sources.insert(LockSource::Sampler);
+    if sighting.granted {
+        let first = holding.granted_first_us.is_none_or(|first| sighting.first_us < first);
+        if first {
+            holding.granted_first_us = Some(sighting.first_us);
+            let look = looks.get(looks.partition_point(|look| look.1 < sighting.first_us));
+            holding.granted_first_low_us =
+                look.filter(|look| look.1 == sighting.first_us).map_or(sighting.first_us, |look| look.0);
+            holding.not_before_us = sighting.not_before_us;
+        }
+        if sighting.last_us >= holding.granted_last_us {
+            holding.granted_last_us = sighting.last_us;
+            let look = looks.get(looks.partition_point(|look| look.0 < sighting.last_us));
+            holding.granted_last_high_us =
+                look.filter(|look| look.0 == sighting.last_us).map_or(sighting.last_us, |look| look.1);
+            holding.gone_us = sighting.gone_us;
+            holding.gone_within_transaction = sighting.gone_within_transaction;
+        }
+    } else {
+        let since_us = sighting.wait_since_us.unwrap_or(sighting.first_us);
+        holding.wait_since_us = Some(holding.wait_since_us.map_or(since_us, |known| known.min(since_us)));
+        holding.waiting_last_us = holding.waiting_last_us.max(Some(sighting.last_us));
+        holding.waiting_gone_us = sighting.gone_us;
+    }
+}
+
+fn take_notes(holdings: &mut BTreeMap<HoldingKey, Epochs>, timeline: &Timeline<'_>) {
     for placed in &timeline.notes {
+        let vxid = placed.vxid.unwrap_or_default();
+        let undone = timeline.undone_in(vxid);
+        let epoch = undone.iter().filter(|(undo, _)| undo.rollback < placed.statement).count();
         for lock in placed.note.locks.iter().filter(|lock| lock.4) {
             let Some(mode) = lock.mode() else { continue };
-            let vxid = placed.vxid.unwrap_or_default().to_owned();
-            let holding = holdings.entry((vxid, lock.0, mode)).or_default();
+            let epochs = holdings.entry((vxid.to_owned(), lock.0, mode)).or_default();
+            let holding = epochs.entry(epoch).or_default();
             holding.sources.insert(LockSource::EventTrigger);
             let at_us = placed.note.at_us;
             if holding.granted_first_us.is_none_or(|first| at_us < first) {
                 holding.granted_first_us = Some(at_us);
+                holding.granted_first_low_us = placed.note.began_us;
             }
             if placed.note.began_us > holding.granted_last_us {
                 holding.granted_last_us = placed.note.began_us;
+                holding.granted_last_high_us = at_us;
             }
         }
     }
 }
 
 /// Notes list all locks of a session, so a lock that one does not list was not held then.
-fn narrow_by_notes(holdings: &mut BTreeMap<HoldingKey, Holding>, timeline: &Timeline<'_>) {
-    for ((vxid, oid, mode), holding) in holdings {
-        holding.not_before_us =
-            holding.not_before_us.filter(|at| holding.granted_first_us.is_none_or(|first| *at < first));
-        if holding.gone_us.is_some_and(|gone| gone <= holding.granted_last_us) {
-            holding.gone_us = None;
+fn narrow_by_notes(timeline: &Timeline<'_>, (vxid, oid, mode): (&str, u32, LockMode), holding: &mut Holding) {
+    holding.not_before_us =
+        holding.not_before_us.filter(|at| holding.granted_first_us.is_none_or(|first| *at < first));
+    if holding.gone_us.is_some_and(|gone| gone <= holding.granted_last_us) {
+        holding.gone_us = None;
+    }
+    if holding.granted_first_us.is_none() {
+        return;
+    }
+    for placed in &timeline.notes {
+        if placed.note.locks.iter().any(|lock| lock.0 == oid && lock.mode() == Some(mode)) {
+            continue;
         }
-        let Some(first_us) = holding.granted_first_us else { continue };
-        for placed in &timeline.notes {
-            if placed.note.locks.iter().any(|lock| lock.0 == *oid && lock.mode() == Some(*mode)) {
-                continue;
-            }
-            if placed.note.at_us < first_us {
-                holding.not_before_us = holding.not_before_us.max(Some(placed.note.began_us));
-            } else if placed.note.began_us > holding.granted_last_us
-                && holding.gone_us.is_none_or(|gone| placed.note.at_us < gone)
-            {
-                holding.gone_us = Some(placed.note.at_us);
-                holding.gone_within_transaction = placed.vxid == Some(vxid);
-            }
+        // A note in the middle of a look may be from before or after the instant at which that read the lock.
+        if placed.note.at_us < holding.granted_first_low_us {
+            holding.not_before_us = holding.not_before_us.max(Some(placed.note.began_us));
+        } else if placed.note.began_us > holding.granted_last_high_us
+            && holding.gone_us.is_none_or(|gone| placed.note.at_us < gone)
+        {
+            holding.gone_us = Some(placed.note.at_us);
+            holding.gone_within_transaction = placed.vxid == Some(vxid);
         }
     }
 }
@@ -176,14 +300,14 @@ fn draft(
     name: &str,
     end_us: i64,
 ) -> Draft {
-    let (statement, part) = locate(timeline, oid, mode, holding, name);
+    let (statement, part) = locate(timeline, (vxid, oid, mode), holding, name);
     let running = timeline.statements.get(statement);
     let start_us = running.map_or(i64::MIN, |running| running.start_us);
     let mut sources = holding.sources.clone();
     if running.is_some_and(|running| running.logged) {
         sources.insert(LockSource::StatementLog);
     }
-    let logged_wait = timeline.acquired_after_wait(oid, vxid);
+    let logged_wait = timeline.acquired_after_wait((oid, mode), vxid);
     let mut acquired_low =
         [holding.not_before_us, holding.waiting_last_us, holding.wait_since_us, Some(start_us)]
             .into_iter()
@@ -192,11 +316,11 @@ fn draft(
             .unwrap_or(start_us);
     let mut acquired_high = holding.granted_first_us.unwrap_or(end_us);
     let mut since_us = holding.wait_since_us;
-    if let Some((at_us, after_us)) = logged_wait {
+    if let Some((at, after_us)) = logged_wait {
         sources.insert(LockSource::WaitLog);
-        acquired_low = acquired_low.max(at_us);
-        acquired_high = acquired_high.min(at_us + RESOLUTION_US);
-        since_us = since_us.or(Some(at_us - after_us));
+        acquired_low = acquired_low.max(at.0);
+        acquired_high = acquired_high.min(at.1);
+        since_us = since_us.or(Some(at.0 - after_us));
     }
     let (tx_low, tx_high) = timeline.transaction_end(vxid);
     let failed = running.and_then(|running| running.failed.as_deref());
@@ -209,7 +333,7 @@ fn draft(
     };
     if outcome != LockOutcome::Granted {
         // Given up, never held.
-        let failed_us = running.and_then(|running| running.end_us).map(|end| end + RESOLUTION_US);
+        let failed_us = running.and_then(|running| running.end).map(|end| end.1);
         let given_up = failed_us.or(holding.waiting_gone_us).or(tx_high).unwrap_or(end_us);
         (low, high, acquired_low, acquired_high) = (given_up, given_up, given_up, given_up);
     } else if holding.granted_first_us.is_none() {
@@ -262,15 +386,17 @@ fn was_rewritten(timeline: &Timeline<'_>, statement: usize, oid: u32) -> bool {
 /// The statement, and the part of it, that took a lock.
 fn locate(
     timeline: &Timeline<'_>,
-    oid: u32,
-    mode: LockMode,
+    (vxid, oid, mode): (&str, u32, LockMode),
     holding: &Holding,
     name: &str,
 ) -> (usize, usize) {
     let seen_us = holding.wait_since_us.or(holding.granted_first_us).unwrap_or(i64::MAX);
     let from_us =
         if holding.wait_since_us.is_some() { seen_us } else { holding.not_before_us.unwrap_or(i64::MIN) };
+    let of_transaction = |index: &usize| timeline.statements[*index].vxids.contains(vxid);
+    let known = (0..timeline.statements.len()).any(|index| of_transaction(&index));
     let candidates: Vec<usize> = (0..timeline.statements.len())
+        .filter(|index| !known || of_transaction(index))
         .filter(|index| {
             timeline.statements[*index].start_us <= seen_us && timeline.statement_end_us(*index) >= from_us
         })
@@ -286,7 +412,9 @@ fn locate(
     let named = of_kind.or_else(of_any_kind).or(naming.last()).copied();
     let changing = || candidates.iter().rfind(|index| schema_change(text(index)).is_some());
     let working = || candidates.iter().rfind(|index| !is_control(text(index)));
-    let index = named.or_else(changing).or_else(working).or(candidates.last()).copied().unwrap_or(0);
+    let last =
+        || timeline.statements.partition_point(|statement| statement.start_us <= seen_us).saturating_sub(1);
+    let index = named.or_else(changing).or_else(working).or(candidates.last()).copied().unwrap_or_else(last);
     let part = timeline.statements.get(index).map_or(0, |statement| {
         let notes =
             timeline.notes.iter().filter(|placed| placed.statement == index).map(|placed| placed.note);

@@ -6,6 +6,7 @@
 
 mod holdings;
 mod sessions;
+mod statements;
 mod timeline;
 mod trust;
 mod waits;
@@ -13,8 +14,7 @@ mod waits;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fulldress_reports::lock::{
-    Bounds, LockEvidence, LockLeftover, LockMode, LockOutcome, LockRecord, LockSource, QueuePoint,
-    RecorderTrust, Victim,
+    Bounds, LockEvidence, LockLeftover, LockMode, LockOutcome, LockRecord, LockSource, QueuePoint, Victim,
 };
 use fulldress_reports::phase::{Phase, PhaseSpan};
 
@@ -131,7 +131,8 @@ pub fn reconcile(material: &Material<'_>) -> Reconciled {
     let statements_name = context.names_in_statements();
     for timeline in &timelines {
         let own = context.sightings(timeline.session);
-        let mut found = holdings::drafts(timeline, &own, &statements_name, material.end_us);
+        let mut found =
+            holdings::drafts(timeline, &own, &statements_name, &material.samples.looks, material.end_us);
         found.extend(context.unseen_failures(timeline, &found));
         drafts.extend(found);
     }
@@ -239,7 +240,7 @@ impl<'a> Context<'a> {
                 self.material.preexisting.contains(*name) && mentions(&statement.text, name)
             });
             let (Some((oid, _)), Some(mode)) = (named, usual_mode(&statement.text)) else { continue };
-            let end_us = statement.end_us.unwrap_or(statement.start_us).max(statement.start_us);
+            let end_us = statement.end.map_or(statement.start_us, |end| end.0).max(statement.start_us);
             drafts.push(Draft {
                 session: timeline.session,
                 oid: *oid,
@@ -460,15 +461,6 @@ fn certain_mode(text: &str) -> Option<LockMode> {
         ["UPDATE" | "DELETE" | "INSERT", ..] => Some(LockMode::RowExclusiveLock),
         _ => None,
     }
-}
-
-/// The figures that do not depend on what the package did.
-fn sampling(trust: &mut RecorderTrust, material: &Material<'_>) {
-    trust.samples_planned = material.samples.planned;
-    trust.samples_taken = material.samples.taken;
-    trust.sample_gap_max_us = material.samples.gap_max_us;
-    trust.clock_error_us = material.clock.error_us();
-    trust.detection_floor_us = material.samples.gap_max_us.max(super::sampler::FAST_US);
 }
 
 #[cfg(test)]

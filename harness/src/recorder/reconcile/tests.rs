@@ -10,6 +10,7 @@ use crate::recorder::clock::{ClockMeasurement, ServerClock};
 use crate::recorder::log::{LogEvent, LogKind};
 use crate::recorder::observation::{LockTarget, MigrationLock, PackageIdentity, SessionId};
 use crate::recorder::sampler::{SampleLog, SessionSighting, Sighting};
+use crate::recorder::triggers::{NoteEvent, NotedLock, TriggerNote};
 
 /// Milliseconds as microseconds of the server's clock.
 const fn ms(milliseconds: i64) -> i64 {
@@ -76,9 +77,14 @@ fn held(oid: u32, mode: LockMode, from_ms: i64, to_ms: i64) -> Sighting {
 }
 
 fn joined(events: &[LogEvent], sightings: Vec<Sighting>) -> Reconciled {
+    looked(events, sightings, Vec::new())
+}
+
+fn looked(events: &[LogEvent], sightings: Vec<Sighting>, looks: Vec<(i64, i64)>) -> Reconciled {
     let names = BTreeMap::from([(20_001, "public.a".to_owned()), (20_002, "public.b".to_owned())]);
     let seen = SessionSighting { session: session(1), role: "pkg".into(), first_us: ms(0), last_us: ms(900) };
-    let samples = SampleLog { sightings, sessions: vec![seen], names: names.clone(), ..SampleLog::default() };
+    let samples =
+        SampleLog { sightings, sessions: vec![seen], names: names.clone(), looks, ..SampleLog::default() };
     reconcile(&Material {
         events,
         samples: &samples,
@@ -171,4 +177,121 @@ fn sources_that_contradict_each_other_are_named() {
     let trust = joined(&events, sightings).evidence.trust;
     assert!(trust.disagreements.iter().any(|sentence| sentence.contains("public.b")), "{trust:#?}");
     assert!(trust.server_log && !trust.triggers);
+}
+
+/// A trigger's note in the session's transaction, with the locks that it lists.
+fn note(number: u64, event: NoteEvent, at_us: i64, text: &str, locks: &[(u32, LockMode)]) -> LogEvent {
+    let listed = locks.iter().map(|(oid, mode)| {
+        NotedLock(*oid, Some("public.a".into()), Some("table".into()), mode.name().into(), true)
+    });
+    let note = TriggerNote {
+        event,
+        tag: "ALTER TABLE".into(),
+        statement_us: at_us - 100,
+        began_us: at_us - 50,
+        at_us,
+        lock_timeout: "0".into(),
+        locks: listed.collect(),
+        advisory: Vec::new(),
+        rewritten: None,
+        dropped: Vec::new(),
+    };
+    let mut line = line(1, number, 0, Some("3/1"), LogKind::Note(Box::new(note)));
+    line.at_us = at_us - at_us.rem_euclid(1_000);
+    line.statement = Some(text.into());
+    line
+}
+
+#[test]
+fn statements_of_one_millisecond_keep_the_order_of_the_log() {
+    let alter = "ALTER TABLE a ALTER COLUMN b SET STATISTICS 9";
+    let strong = [(20_001, LockMode::ShareUpdateExclusiveLock)];
+    let events = [
+        statement(1, 1, 90, "3/1", "BEGIN"),
+        statement(1, 2, 100, "3/1", alter),
+        // Known to the microsecond, and after the cut stamp of the next statement.
+        note(3, NoteEvent::DdlCommandStart, ms(100) + 500, alter, &[]),
+        note(4, NoteEvent::DdlCommandEnd, ms(100) + 700, alter, &strong),
+        duration(1, 5, 100, Some("3/1")),
+        // Takes the same mode, and does not get it anew.
+        statement(1, 6, 100, "3/1", "ANALYZE a"),
+        duration(1, 7, 101, Some("3/1")),
+        statement(1, 8, 500, "3/1", "COMMIT"),
+        duration(1, 9, 501, None),
+    ];
+    let sightings = vec![held(20_001, LockMode::ShareUpdateExclusiveLock, 105, 495)];
+    let found = joined(&events, sightings).evidence;
+    let [record] = &found.records[..] else { panic!("{found:#?}") };
+    assert_eq!(record.statement, "ALTER TABLE a ALTER COLUMN b SET STATISTICS ?");
+}
+
+#[test]
+fn a_rollback_to_a_savepoint_ends_a_hold_and_what_is_taken_again_is_another() {
+    let mode = LockMode::AccessExclusiveLock;
+    let events = [
+        statement(1, 1, 90, "3/1", "BEGIN"),
+        statement(1, 2, 95, "3/1", "SAVEPOINT before"),
+        duration(1, 3, 96, Some("3/1")),
+        statement(1, 4, 100, "3/1", "LOCK TABLE a"),
+        duration(1, 5, 101, Some("3/1")),
+        statement(1, 6, 200, "3/1", "ROLLBACK TO SAVEPOINT before"),
+        duration(1, 7, 200, Some("3/1")),
+        statement(1, 8, 202, "3/1", "LOCK TABLE ONLY a"),
+        duration(1, 9, 203, Some("3/1")),
+        statement(1, 10, 500, "3/1", "COMMIT"),
+        duration(1, 11, 501, None),
+    ];
+    // The sampler looked before and after, and not between.
+    let found = joined(&events, vec![held(20_001, mode, 105, 495)]).evidence;
+    let mut holds: Vec<_> = found
+        .records
+        .iter()
+        .map(|record| (record.statement.as_str(), record.requested_us / 1_000, record.released_us / 1_000))
+        .collect();
+    holds.sort_by_key(|hold| hold.1);
+    assert_eq!(holds, [("LOCK TABLE a", 100, 200), ("LOCK TABLE ONLY a", 202, 501)]);
+}
+
+#[test]
+fn a_lock_seen_while_its_transaction_ends_belongs_to_that_transaction() {
+    let (mut events, mut sightings) = two_locks();
+    events.extend([
+        statement(1, 9, 502, "3/2", "BEGIN"),
+        statement(1, 10, 503, "3/2", "LOCK TABLE a IN SHARE MODE"),
+        duration(1, 11, 510, Some("3/2")),
+        statement(1, 12, 600, "3/2", "COMMIT"),
+        duration(1, 13, 601, None),
+    ]);
+    // First seen when the transaction's number was gone already: the server takes that away before the locks.
+    sightings[1].vxid = "3/0".into();
+    sightings[1].not_before_us = Some(ms(299));
+    (sightings[1].first_us, sightings[1].last_us, sightings[1].gone_us) = (ms(501), ms(500), Some(ms(520)));
+    let mut shared = held(20_001, LockMode::ShareLock, 515, 595);
+    shared.vxid = "3/2".into();
+    sightings.push(shared);
+    let found = joined(&events, sightings).evidence;
+    let of = |relation: &str, mode: LockMode| {
+        found.records.iter().any(|record| record.relation == relation && record.mode == mode)
+    };
+    assert!(of("public.b", LockMode::AccessExclusiveLock), "{found:#?}");
+    assert!(of("public.a", LockMode::ShareLock), "{found:#?}");
+    let late = found.records.iter().find(|record| record.relation == "public.b").unwrap();
+    assert_eq!(late.statement, "LOCK TABLE b");
+}
+
+#[test]
+fn a_note_in_the_middle_of_a_look_says_nothing_about_what_that_look_saw() {
+    let alter = "ALTER TABLE b ADD x int";
+    let mut begun = note(9, NoteEvent::DdlCommandStart, ms(504), alter, &[]);
+    begun.vxid = Some("3/2".into());
+    let (mut events, mut sightings) = two_locks();
+    events.extend([statement(1, 8, 502, "3/2", alter), begun]);
+    events.remove(7);
+    // The look saw the lock on b before COMMIT, and its answer came after the next transaction had begun.
+    (sightings[1].first_us, sightings[1].last_us, sightings[1].gone_us) = (ms(508), ms(306), Some(ms(520)));
+    sightings[1].not_before_us = Some(ms(299));
+    let found = looked(&events, sightings, vec![(ms(298), ms(299)), (ms(306), ms(508))]).evidence;
+    let record = found.records.iter().find(|record| record.relation == "public.b").unwrap();
+    assert_eq!(record.statement, "LOCK TABLE b", "{found:#?}");
+    assert!(record.requested_us <= record.released_us, "{record:#?}");
 }

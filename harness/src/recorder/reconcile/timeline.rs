@@ -2,36 +2,14 @@
 //!
 //! `reconcile` builds one for each session before it looks at locks. Times are the server's.
 
-use crate::recorder::log::{LogEvent, LogKind, RESOLUTION_US};
-use crate::recorder::observation::SessionId;
+use fulldress_reports::lock::LockMode;
+
+use super::statements::{self, PlacedNote, Statement, Undo};
+use crate::recorder::log::{LogEvent, LogKind};
+use crate::recorder::observation::{LockTarget, SessionId};
 use crate::recorder::sampler::Sighting;
-use crate::recorder::statement::{SchemaChange, schema_change, split};
+use crate::recorder::statement::{SchemaChange, schema_change};
 use crate::recorder::triggers::{NoteEvent, TriggerNote};
-
-/// Longest delay that is believed between a statement's arrival and its line in the log, microseconds.
-const ARRIVAL_TO_LOG_US: i64 = 1_000_000;
-
-/// A statement of the session, as the client sent it.
-#[derive(Debug, Clone)]
-pub(super) struct Statement {
-    pub(super) text: String,
-    /// Its parts, where the client sent several at once.
-    pub(super) parts: Vec<String>,
-    pub(super) start_us: i64,
-    pub(super) end_us: Option<i64>,
-    /// SQLSTATE of its failure.
-    pub(super) failed: Option<String>,
-    /// The server's statement log has it.
-    pub(super) logged: bool,
-}
-
-/// A note of a trigger, with the statement in which it was made.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PlacedNote<'a> {
-    pub(super) note: &'a TriggerNote,
-    pub(super) vxid: Option<&'a str>,
-    pub(super) statement: usize,
-}
 
 /// One schema change.
 #[derive(Debug, Clone)]
@@ -50,20 +28,20 @@ pub(super) struct Timeline<'a> {
     pub(super) application: String,
     pub(super) first_us: i64,
     lines: Vec<&'a LogEvent>,
+    /// Between which instants each line was written.
+    bounds: Vec<(i64, i64)>,
     pub(super) statements: Vec<Statement>,
     pub(super) notes: Vec<PlacedNote<'a>>,
+    undone: Vec<Undo>,
     pub(super) changes: Vec<Change<'a>>,
 }
 
 impl<'a> Timeline<'a> {
     /// Builds it from the session's lines, in their order, and from what the sampler saw of it.
     pub(super) fn build(session: SessionId, lines: Vec<&'a LogEvent>, sightings: &[&Sighting]) -> Self {
-        let mut statements = logged_statements(&lines);
-        for sighting in sightings {
-            adopt_sampled(&mut statements, sighting);
-        }
-        statements.sort_by_key(|statement| statement.start_us);
-        let notes = place_notes(&lines, &statements);
+        let bounds = statements::line_bounds(&lines);
+        let (statements, notes) = statements::read(&lines, &bounds, sightings);
+        let undone = statements::undone(&statements);
         let changes = find_changes(&statements, &notes);
         let labelled =
             |pick: fn(&LogEvent) -> Option<&String>| lines.iter().filter_map(|line| pick(line)).next_back();
@@ -82,8 +60,10 @@ impl<'a> Timeline<'a> {
                 .min()
                 .unwrap_or(session.start_s * 1_000_000),
             lines,
+            bounds,
             statements,
             notes,
+            undone,
             changes,
         }
     }
@@ -93,13 +73,42 @@ impl<'a> Timeline<'a> {
         let Some(last) = self.lines.iter().rposition(|line| line.vxid.as_deref() == Some(vxid)) else {
             return (None, None);
         };
-        (Some(self.lines[last].at_us), self.lines.get(last + 1).map(|line| line.at_us + RESOLUTION_US))
+        (Some(self.bounds[last].0), self.bounds.get(last + 1).map(|bound| bound.1))
+    }
+
+    /// The transaction that was ending between two instants, and not before a third: the first that had said its last by
+    /// then, and after which none had begun.
+    pub(super) fn ending_between(&self, low_us: i64, high_us: i64, not_before_us: i64) -> Option<&str> {
+        let mut last: Option<(&str, usize)> = None;
+        for (index, (line, bound)) in self.lines.iter().zip(&self.bounds).enumerate() {
+            if bound.0 > high_us {
+                break;
+            }
+            let Some(vxid) = line.vxid.as_deref() else { continue };
+            let another = last.filter(|(last, _)| *last != vxid);
+            let lasted = another.is_some_and(|(_, at)| self.bounds[at + 1].1 >= not_before_us);
+            if lasted && bound.1 >= low_us {
+                break;
+            }
+            last = Some((vxid, index));
+        }
+        last.map(|(vxid, _)| vxid)
     }
 
     /// Latest instant at which a statement can have ended.
     pub(super) fn statement_end_us(&self, index: usize) -> i64 {
         let next = self.statements.get(index + 1).map(|next| next.start_us);
-        self.statements[index].end_us.map(|end| end + RESOLUTION_US).or(next).unwrap_or(i64::MAX)
+        self.statements[index].end.map(|end| end.1).or(next).unwrap_or(i64::MAX)
+    }
+
+    /// Between which instants the rollbacks to savepoints of a transaction let locks go, with what they undid.
+    pub(super) fn undone_in(&self, vxid: &str) -> Vec<(Undo, (i64, i64))> {
+        let own = self.undone.iter().filter(|undo| self.statements[undo.rollback].vxids.contains(vxid));
+        own.map(|undo| {
+            let from_us = self.statements[undo.rollback].start_us;
+            (*undo, (from_us, self.statement_end_us(undo.rollback).max(from_us)))
+        })
+        .collect()
     }
 
     /// `lock_timeout` in force at an instant, milliseconds, where anything tells it.
@@ -118,14 +127,19 @@ impl<'a> Timeline<'a> {
         noted.chain(set).max_by_key(|(since_us, _)| *since_us).and_then(|(_, value)| value)
     }
 
-    /// The role's wait log: when a wait of this mode on this relation ended with the lock, and how long it took.
-    pub(super) fn acquired_after_wait(&self, oid: u32, vxid: &str) -> Option<(i64, i64)> {
-        self.lines.iter().find_map(|line| match &line.what {
-            LogKind::Acquired { target, after_us, .. }
-                if *target == crate::recorder::observation::LockTarget::Relation(oid)
+    /// The role's wait log: between which instants a wait for this lock ended with it, and how long it took.
+    pub(super) fn acquired_after_wait(
+        &self,
+        (oid, wanted): (u32, LockMode),
+        vxid: &str,
+    ) -> Option<((i64, i64), i64)> {
+        self.lines.iter().zip(&self.bounds).find_map(|(line, bound)| match &line.what {
+            LogKind::Acquired { target, after_us, mode }
+                if *target == LockTarget::Relation(oid)
+                    && mode.is_none_or(|mode| mode == wanted)
                     && line.vxid.as_deref() == Some(vxid) =>
             {
-                Some((line.at_us, *after_us))
+                Some((*bound, *after_us))
             }
             _ => None,
         })
@@ -140,84 +154,6 @@ fn set_lock_timeout(text: &str) -> Option<u64> {
     let rest = rest.strip_prefix("lock_timeout")?.trim_start();
     let value = rest.strip_prefix('=').or(rest.strip_prefix("to "))?;
     crate::recorder::triggers::duration_ms(value.trim().trim_matches('\''))
-}
-
-fn new_statement(text: &str, start_us: i64, logged: bool) -> Statement {
-    let parts = split(text).into_iter().map(str::to_owned).collect();
-    Statement { text: text.to_owned(), parts, start_us, end_us: None, failed: None, logged }
-}
-
-fn logged_statements(lines: &[&LogEvent]) -> Vec<Statement> {
-    let mut statements: Vec<Statement> = Vec::new();
-    for line in lines {
-        match &line.what {
-            LogKind::Statement { text } => statements.push(new_statement(text, line.at_us, true)),
-            LogKind::Duration { preparation: false, duration_us, text } => {
-                if let Some(text) = text {
-                    statements.push(new_statement(text, line.at_us - duration_us, true));
-                }
-                if let Some(last) = statements.last_mut() {
-                    last.end_us.get_or_insert(line.at_us);
-                }
-            }
-            LogKind::Failed { sqlstate, .. } => {
-                if let Some(text) = &line.statement {
-                    let known =
-                        statements.last().is_some_and(|last| last.end_us.is_none() && last.text == *text);
-                    if !known {
-                        statements.push(new_statement(text, line.at_us, false));
-                    }
-                }
-                if let Some(last) = statements.last_mut().filter(|last| last.end_us.is_none()) {
-                    last.end_us = Some(line.at_us);
-                    last.failed = Some(sqlstate.clone());
-                }
-            }
-            LogKind::Note(note) => {
-                let text = line.statement.as_deref().unwrap_or(&note.tag);
-                let known = statements.last().is_some_and(|last| {
-                    last.text == text
-                        && (if last.logged {
-                            last.end_us.is_none()
-                        } else {
-                            last.start_us == note.statement_us
-                        })
-                });
-                if !known {
-                    statements.push(new_statement(text, note.statement_us, false));
-                }
-                if let Some(last) = statements.last_mut() {
-                    // The note knows the arrival to the microsecond, the log only to the millisecond.
-                    last.start_us = note.statement_us;
-                }
-            }
-            _ => {}
-        }
-    }
-    statements
-}
-
-/// Finds a sampled statement among the logged ones, or adds it where the log has none.
-fn adopt_sampled(statements: &mut Vec<Statement>, sighting: &Sighting) {
-    let Some(start_us) = sighting.query_start_us.filter(|_| !sighting.query.is_empty()) else { return };
-    let known = statements.iter_mut().find(|statement| {
-        let delay_us = statement.start_us + RESOLUTION_US - start_us;
-        (0..ARRIVAL_TO_LOG_US).contains(&delay_us) && statement.text.starts_with(sighting.query.trim_end())
-    });
-    match known {
-        Some(statement) => statement.start_us = start_us,
-        None => statements.push(new_statement(&sighting.query, start_us, false)),
-    }
-}
-
-fn place_notes<'a>(lines: &[&'a LogEvent], statements: &[Statement]) -> Vec<PlacedNote<'a>> {
-    let mut notes = Vec::new();
-    for line in lines {
-        let LogKind::Note(note) = &line.what else { continue };
-        let statement = statements.iter().rposition(|statement| statement.start_us <= note.statement_us);
-        notes.push(PlacedNote { note, vxid: line.vxid.as_deref(), statement: statement.unwrap_or(0) });
-    }
-    notes
 }
 
 fn find_changes<'a>(statements: &[Statement], notes: &[PlacedNote<'a>]) -> Vec<Change<'a>> {

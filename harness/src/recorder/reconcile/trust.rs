@@ -2,16 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use fulldress_reports::lock::{LockMode, LockSource, RecorderTrust};
+use fulldress_reports::lock::{GapTime, LockMode, LockSource, RecorderTrust};
 
 use super::holdings::Draft;
 use super::timeline::{Change, Timeline};
-use super::{Context, SHORT_STATEMENT_CHARACTERS, sampling};
+use super::{Context, Material, SHORT_STATEMENT_CHARACTERS};
 use crate::recorder::log::LogKind;
+use crate::recorder::sampler::{GAP_US, SLOW_US};
 use crate::recorder::statement::{SchemaChange, normalise, schema_change};
 
 /// Most disagreements listed.
 const DISAGREEMENTS_MAX: usize = 20;
+
+/// Bounds by which the report tells the gaps between samples, microseconds.
+const GAPS_US: [u64; 6] = [GAP_US, 10_000, 20_000, 50_000, 100_000, 500_000];
+
+/// Largest share of the time in gaps longer than the detection floor, per cent.
+const BLIND_PERCENT_MAX: f64 = 1.0;
 
 /// Judges the sources against each other.
 pub(super) fn trust(context: &Context<'_>, timelines: &[Timeline<'_>], drafts: &[Draft]) -> RecorderTrust {
@@ -54,6 +61,27 @@ pub(super) fn trust(context: &Context<'_>, timelines: &[Timeline<'_>], drafts: &
     disagreements.truncate(DISAGREEMENTS_MAX);
     trust.disagreements = disagreements;
     trust
+}
+
+/// The figures that do not depend on what the package did.
+fn sampling(trust: &mut RecorderTrust, material: &Material<'_>) {
+    let gaps = &material.samples.gaps;
+    trust.samples_planned = material.samples.planned;
+    trust.samples_taken = material.samples.taken;
+    trust.sample_gap_max_us = gaps.longest_us;
+    trust.clock_error_us = material.clock.error_us();
+    trust.sampled_us = gaps.watched_us;
+    trust.gaps = GAPS_US
+        .map(|above_us| {
+            let (count, time_us) = gaps.above(above_us);
+            GapTime { above_us, gaps: count, time_us }
+        })
+        .to_vec();
+    let known =
+        |above_us: &u64| trust.blind_percent(*above_us).is_some_and(|share| share < BLIND_PERCENT_MAX);
+    let slowest_us = gaps.longest_us.max(if gaps.watched_us == 0 { SLOW_US } else { GAP_US });
+    trust.detection_floor_us =
+        GAPS_US.into_iter().find(known).map_or(slowest_us, |floor| floor.min(slowest_us));
 }
 
 fn sources(timeline: &Timeline<'_>, change: &Change<'_>, drafts: &[Draft]) -> BTreeSet<LockSource> {

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use crate::check::Outcome;
 use crate::evidence::{Difference, Evidence, WriteFate};
 use crate::figures::{count, cut, duration_us, thousands};
-use crate::lock::LockRecord;
+use crate::lock::{GapTime, LockRecord, RecorderTrust};
 use crate::render::{markdown, quantile};
 use crate::report::Report;
 use crate::traffic::{Model, RouteSummary};
@@ -374,12 +374,25 @@ fn trust(evidence: &Evidence) -> Markup {
                 (fact("schema changes seen by two sources", &format!("{} of {}", thousands(trust.ddl_seen_twice), thousands(trust.ddl_statements))))
                 (fact("lock samples taken of planned", &format!("{} of {}", thousands(trust.samples_taken), thousands(trust.samples_planned))))
                 (fact("longest gap between samples", &duration_us(trust.sample_gap_max_us)))
+                @if trust.sampled_us > 0 {
+                    (fact("time in gaps between samples", &blind(trust)))
+                }
                 (fact("clock error / detection floor", &format!("{} / {}", duration_us(trust.clock_error_us), duration_us(trust.detection_floor_us))))
                 @for disagreement in &trust.disagreements { (fact("disagreement", disagreement)) }
             }
         } } }
         p.how { "Send lag is actual minus intended start. A saturated driver makes the checks that rest on client timing unmeasured." }
     }
+}
+
+/// `0.31 % above 5.0 ms, 0.02 % above 10 ms of 25 s`.
+fn blind(trust: &RecorderTrust) -> String {
+    let share = |bound: &GapTime| {
+        let share = trust.blind_percent(bound.above_us).unwrap_or(0.0);
+        format!("{share:.2} % above {}", duration_us(bound.above_us))
+    };
+    let shares: Vec<String> = trust.gaps.iter().map(share).collect();
+    format!("{} of {}", shares.join(", "), duration_us(trust.sampled_us))
 }
 
 fn fact(name: &str, value: &str) -> Markup {

@@ -39,6 +39,8 @@ const DISK_FREE_BYTES_MIN: u64 = 16 << 20;
 
 /// Within this a mirror's death is noticed.
 const DEATH_NOTICED: Duration = Duration::from_secs(1);
+/// How long a container engine that is gone may take to be there again: one that was restarted needs a few seconds.
+const ENGINE_RETURN_LIMIT: Duration = Duration::from_secs(20);
 /// Longest that containers may take to be removed.
 const CONTAINER_SWEEP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -202,6 +204,10 @@ async fn perform(
         events.notice(format!("failed to {error}"));
     }
     if let Some(Ground::Containers(engine)) = ground {
+        if engine.is_gone().await {
+            events.stage("waiting for the container engine to come back, to remove what runs there");
+            engine.comes_back(ENGINE_RETURN_LIMIT).await;
+        }
         // Whatever a start that was cut short had begun; its programs ended with the run folder.
         sweep(&engine, events, |label| label == run_label, "removed at the end").await;
     }

@@ -489,6 +489,22 @@ fn an_engine_that_dies_during_the_rollback_is_told() {
 }
 
 #[test]
+fn an_engine_that_is_started_again_during_the_rollback_keeps_nothing() {
+    with_engine(|stage, engine| {
+        let mut rehearsal = stage.start("unsafe");
+        rehearsal.await_event(&phase("rollback"));
+        engine.die();
+        rehearsal.await_event("waiting for the container engine to come back");
+        engine.answer_again();
+        let ended = rehearsal.finish(STOPPING);
+        let reason = stage.reason();
+        assert_says(&reason, &["the container engine"]);
+        ended.expect_code(5).expect_said(&reason);
+        stage.assert_clean();
+    });
+}
+
+#[test]
 fn a_taken_port_is_named_with_its_service() {
     let _machine = shared();
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();

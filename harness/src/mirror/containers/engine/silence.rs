@@ -13,6 +13,8 @@ use super::Engine;
 
 /// Pause between two questions while we wait for something else.
 const ASK_PAUSE: Duration = Duration::from_secs(3);
+/// Pause between two looks whether an engine that was gone is back.
+const RETURN_PAUSE: Duration = Duration::from_millis(200);
 /// How long an answer may take that needs nothing but the engine itself.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Questions in a row without an answer after which it counts as silent: a busy machine may miss one.
@@ -65,6 +67,19 @@ impl Engine {
             biased;
             done = work => Ok(done),
             () = self.fell_silent() => Err(silent()),
+        }
+    }
+
+    /// Whether nobody listens at its socket: it ended, or is being started again. A silent engine is not gone.
+    pub async fn is_gone(&self) -> bool {
+        matches!(tokio::time::timeout(ANSWER_LIMIT, self.docker.ping()).await, Ok(Err(_)))
+    }
+
+    /// Waits until it is there again, for at most `limit`.
+    pub async fn comes_back(&self, limit: Duration) {
+        let clock = Clock::start();
+        while self.is_gone().await && Duration::from_micros(clock.now_us()) < limit {
+            tokio::time::sleep(RETURN_PAUSE).await;
         }
     }
 

@@ -91,6 +91,7 @@ fn joined(events: &[LogEvent], sightings: Vec<Sighting>) -> Reconciled {
         files: &BTreeMap::new(),
         preexisting: &names.into_values().collect(),
         leftovers: &[],
+        leftovers_unread: &[],
         end_us: ms(1_000),
         sources: &SourceState { log_read: true, ..SourceState::default() },
     })

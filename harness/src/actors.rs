@@ -49,7 +49,7 @@ enum Act {
 }
 
 impl Actors {
-    /// Starts those that the plan wants. `tables` are all of the database, the largest first. They connect again when
+    /// Starts those that the plan wants. `tables` are all of the database. They connect again when
     /// their connections are cut.
     #[must_use]
     pub fn start(options: &PgConnectOptions, plan: &plan::Actors, tables: &[String]) -> Self {
@@ -85,8 +85,6 @@ impl Actors {
 fn actors(plan: &plan::Actors, tables: &[String]) -> Vec<Actor> {
     let plan::Actors { long_reader, idle_transaction, analyze } = plan;
     let all = |named: &[String]| if named.is_empty() { tables.to_vec() } else { named.to_vec() };
-    let largest = tables.first().cloned().into_iter().collect();
-    let idle_on = &idle_transaction.relations;
     let actors = [
         (
             long_reader.enabled,
@@ -100,7 +98,7 @@ fn actors(plan: &plan::Actors, tables: &[String]) -> Vec<Actor> {
             idle_transaction.enabled,
             IDLE_TRANSACTION,
             Act::Idle,
-            if idle_on.is_empty() { largest } else { idle_on.clone() },
+            all(&idle_transaction.relations),
             idle_transaction.hold_ms,
             idle_transaction.pause_ms,
         ),

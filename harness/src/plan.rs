@@ -380,7 +380,7 @@ impl Default for LongReader {
 pub struct IdleTransaction {
     /// Whether it runs.
     pub enabled: bool,
-    /// Relations that it reads, schema-qualified; the largest table when empty.
+    /// Relations that it reads, schema-qualified; all tables when empty: any may be what the package changes.
     pub relations: Vec<String>,
     /// How long each transaction sits idle, milliseconds.
     pub hold_ms: u64,

@@ -141,7 +141,7 @@ async fn actors_are_no_traffic_and_outlive_what_the_package_drops() {
         actors.told(),
         [
             "long reader of all tables, 20 ms in every 40 ms",
-            "idle transaction on public.orders, 20 ms in every 40 ms",
+            "idle transaction on all tables, 20 ms in every 40 ms",
             "ANALYZE of all tables, one every 20 ms"
         ]
     );

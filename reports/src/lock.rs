@@ -367,6 +367,9 @@ pub struct LockEvidence {
     pub sessions: Vec<PackageSession>,
     /// Left behind after a phase.
     pub leftovers: Vec<LockLeftover>,
+    /// Phases after which the server could not be asked what was left behind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers_unread: Vec<Phase>,
     /// Client lock waits that were not behind the package, in the phases upgrade and rollback.
     pub other_waits: u64,
     /// What lock waits explain of the slow requests, by route, largest excess first.

@@ -277,6 +277,7 @@ fn locks() -> LockEvidence {
             first_unlocked: None,
         }],
         leftovers: Vec::new(),
+        leftovers_unread: Vec::new(),
         other_waits: 3,
         excess: Vec::new(),
         trust: RecorderTrust {

@@ -24,7 +24,7 @@ pub fn run(args: &Trace) -> CommandResult {
         superuser: args.superuser,
         postgres: args.postgres.clone(),
     };
-    let trace = runtime()?.block_on(async {
+    let (trace, lost) = runtime()?.block_on(async {
         let cancel = cancel_on_signals()?;
         let (folder, swept) = RunFolder::create().map_err(Failure::machine)?;
         for line in swept {
@@ -40,7 +40,10 @@ pub fn run(args: &Trace) -> CommandResult {
         let traced = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Failure::machine("the trace was cancelled; nothing is left running")),
-            traced = traced => traced.map_err(failure),
+            traced = traced => match traced {
+                Ok(trace) => Ok((trace, None)),
+                Err(error) => kept(error),
+            },
         };
         // Whatever of it still runs goes with the folder.
         let closed = Arc::try_unwrap(folder).map_or(Ok(()), RunFolder::close);
@@ -56,16 +59,28 @@ pub fn run(args: &Trace) -> CommandResult {
         std::fs::write(path, annotations)
             .map_err(|error| Failure::machine(format!("{} cannot be written: {error}", path.display())))?;
     }
+    if let Some(lost) = lost {
+        return Err(lost);
+    }
     let denied = |id: &String| args.deny.iter().any(|denied| denied == id || denied == "all");
     let shown =
         trace.scripts.iter().flat_map(|script| &script.statements).any(|one| one.hazards.iter().any(denied));
     Ok(u8::from(shown || trace.first_error().is_some()))
 }
 
-fn failure(error: Error) -> Failure {
+/// What was seen before the database was lost, with the failure that is told once it is printed.
+fn kept(error: Error) -> Result<(fulldress_reports::trace::Trace, Option<Failure>), Failure> {
+    let failure = failure(&error);
+    match error {
+        Error::Lost { trace, .. } => Ok((*trace, Some(failure))),
+        _ => Err(failure),
+    }
+}
+
+fn failure(error: &Error) -> Failure {
     match error {
         Error::Script { .. } | Error::Setup { .. } | Error::Database { .. } => Failure::usage(error),
-        Error::Mirror(_) | Error::Observe(_) => Failure::machine(error),
+        Error::Mirror(_) | Error::Observe(_) | Error::Lost { .. } => Failure::machine(error),
     }
 }
 

@@ -80,6 +80,7 @@ pub struct Recorder {
     index_tables: BTreeMap<u32, u32>,
     unfinished_before: Unfinished,
     leftovers: Vec<LockLeftover>,
+    leftovers_unread: Vec<Phase>,
     state: SourceState,
 }
 
@@ -140,6 +141,12 @@ impl Recorder {
             Ok(()) => state.triggers_installed = true,
             Err(error) => state.problems.push(format!("the event triggers could not be installed: {error}")),
         }
+        if !sees_others(&mut connection).await.map_err(database("ask what it may see"))? {
+            state.problems.push(
+                "the recorder's role may not see what other sessions do: it needs pg_read_all_stats"
+                    .to_owned(),
+            );
+        }
         let names = relations(&mut connection).await.map_err(database("list the relations"))?;
         let index_tables = index_tables(&mut connection).await.map_err(database("list the indexes"))?;
         let unfinished_before =
@@ -162,6 +169,7 @@ impl Recorder {
             index_tables,
             unfinished_before,
             leftovers: Vec::new(),
+            leftovers_unread: Vec::new(),
             state,
         })
     }
@@ -194,6 +202,15 @@ impl Recorder {
     /// [`RecorderError::Database`] where the server cannot be reached; a refused installation is only noted.
     pub async fn reinstall_after_restore(&mut self) -> Result<(), RecorderError> {
         self.sampler.suspend(false);
+        let reinstalled = self.reinstall().await;
+        if let Err(error) = &reinstalled {
+            self.state.triggers_installed = false;
+            self.state.problems.push(format!("the recorder did not come back after the restore: {error}"));
+        }
+        reinstalled
+    }
+
+    async fn reinstall(&mut self) -> Result<(), RecorderError> {
         self.connection =
             sampler::connect(&self.config.server).await.map_err(database("connect after the restore"))?;
         self.measure().await?;
@@ -206,18 +223,24 @@ impl Recorder {
         Ok(())
     }
 
-    /// What the package has left behind now; kept for the evidence too.
+    /// What the package has left behind now; kept for the evidence too, as is that it could not be read.
     ///
     /// # Errors
     /// [`RecorderError::Database`].
     pub async fn leftovers(&mut self, phase: Phase) -> Result<Vec<LockLeftover>, RecorderError> {
+        let found = self.look_for_leftovers(phase).await;
+        match &found {
+            Ok(found) => self.leftovers.extend(found.iter().cloned()),
+            Err(_) => self.leftovers_unread.push(phase),
+        }
+        found
+    }
+
+    async fn look_for_leftovers(&mut self, phase: Phase) -> Result<Vec<LockLeftover>, RecorderError> {
         self.reconnect_if_lost().await?;
-        let found =
-            leftovers::leftovers(&mut self.connection, phase, &self.config.identity, &self.unfinished_before)
-                .await
-                .map_err(database("look for leftovers"))?;
-        self.leftovers.extend(found.iter().cloned());
-        Ok(found)
+        leftovers::leftovers(&mut self.connection, phase, &self.config.identity, &self.unfinished_before)
+            .await
+            .map_err(database("look for leftovers"))
     }
 
     /// Stops, reads the log to its end, takes the triggers away and joins the sources.
@@ -236,6 +259,8 @@ impl Recorder {
     ) -> Result<Recording, RecorderError> {
         if let Err(error) = self.close().await {
             self.state.problems.push(error.to_string());
+            // What the server wrote before it went away may still be there.
+            self.collect_log().await;
         }
         let samples = self.sampler.finish().await.ok_or(RecorderError::Sampler)?;
         for (at_us, reason) in &samples.losses {
@@ -257,6 +282,7 @@ impl Recorder {
             files,
             preexisting,
             leftovers: &self.leftovers,
+            leftovers_unread: &self.leftovers_unread,
             end_us: self.server_clock.server_us(self.config.clock.now_us()),
             sources: &self.state,
         });
@@ -303,6 +329,13 @@ impl Recorder {
 /// The server's.
 pub async fn relation_names(connection: &mut PgConnection) -> Result<BTreeSet<String>, sqlx::Error> {
     Ok(relations(connection).await?.into_values().collect())
+}
+
+/// Whether the role sees other roles' sessions whole.
+async fn sees_others(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')")
+        .fetch_one(connection)
+        .await
 }
 
 async fn relations(connection: &mut PgConnection) -> Result<BTreeMap<u32, String>, sqlx::Error> {

@@ -25,12 +25,15 @@ use crate::mirror::cluster::{Cluster, Programs, own, uuid};
 use crate::mirror::{MirrorError, PACKAGE_ROLE, SUPERUSER};
 use crate::process::{Launch, RunFolder};
 pub use run::TraceError;
-use run::{Runner, Seen};
+use run::{Run, Runner, Seen};
 pub use script::ScriptError;
 use script::{Class, Statement};
 
 /// Time limit of the setup.
 const SETUP_LIMIT: Duration = Duration::from_secs(3600);
+/// How often a server whose sessions were lost is looked at, and the pause between two looks.
+const DEATH_LOOKS: u32 = 50;
+const DEATH_PAUSE: Duration = Duration::from_millis(20);
 /// The database that scripts run on, the copy for one script, and the copy in which statements are looked at alone.
 const DATABASE: &str = "fulldress_trace";
 const COPY: &str = "fulldress_trace_copy";
@@ -81,6 +84,14 @@ pub enum Error {
     /// The database could not be observed.
     #[error(transparent)]
     Observe(#[from] TraceError),
+    /// The database was lost in the middle.
+    #[error("{what}; the trace ends there")]
+    Lost {
+        /// What happened.
+        what: String,
+        /// What was seen until then.
+        trace: Box<Trace>,
+    },
 }
 
 impl From<sqlx::Error> for Error {
@@ -143,8 +154,26 @@ pub async fn embedded(request: &Request, run: &Arc<RunFolder>) -> Result<Trace, 
     let mut cluster = Cluster::create(programs, run, "trace", settings, Duration::from_secs(60)).await?;
     cluster.start().await?;
     let traced = on_cluster(request, &scripts, &cluster, psql.as_deref(), run).await;
+    let traced = match traced {
+        Err(Error::Lost { trace, .. }) if dies(&mut cluster).await => {
+            let what = format!("PostgreSQL died while the scripts ran: {}", cluster.last_words());
+            Err(Error::Lost { what, trace })
+        }
+        traced => traced,
+    };
     cluster.stop().await;
     traced
+}
+
+/// Whether the server is gone; its sessions end a moment before it does.
+async fn dies(cluster: &mut Cluster) -> bool {
+    for _ in 0..DEATH_LOOKS {
+        if cluster.has_died().await {
+            return true;
+        }
+        tokio::time::sleep(DEATH_PAUSE).await;
+    }
+    false
 }
 
 async fn on_cluster(
@@ -175,29 +204,76 @@ async fn on_cluster(
         load(setup, &as_setup, Some(&password), psql, run).await?;
     }
     hand_over(&cluster.options(DATABASE)).await?;
-    let as_migrator = |database: &str| cluster.options(database).username(PACKAGE_ROLE).password(&password);
-    let mut all = Vec::new();
+    let mut trace = empty(&mut admin).await?;
+    let ground = Ground { independent: request.independent, cluster, password: &password };
     for script in scripts {
-        let database = if request.independent { COPY } else { DATABASE };
-        if request.independent {
-            copy(&mut admin, COPY).await?;
+        if let Err(lost) = ground.script(script, &mut admin, &mut trace.scripts).await {
+            return Err(Error::Lost { what: lost.to_string(), trace: Box::new(trace) });
+        }
+    }
+    Ok(trace)
+}
+
+/// Where the scripts of an embedded trace run.
+struct Ground<'cluster> {
+    independent: bool,
+    cluster: &'cluster Cluster,
+    password: &'cluster str,
+}
+
+impl Ground<'_> {
+    /// Runs one script; what was seen of it is kept also when the database is lost.
+    async fn script(
+        &self,
+        script: &Prepared<'_>,
+        admin: &mut PgConnection,
+        into: &mut Vec<Script>,
+    ) -> Result<(), TraceError> {
+        let database = if self.independent { COPY } else { DATABASE };
+        if self.independent {
+            copy(admin, COPY).await?;
         }
         let again = match wants_a_look_alone(script) {
-            true => Some(alone(script, &mut admin, &as_migrator(ALONE), &cluster.options(ALONE)).await?),
-            false => None,
+            true => self.alone(script, admin).await?,
+            false => Run { seen: Vec::new(), lost: None },
         };
-        let mut runner = Runner::start(&as_migrator(database), &cluster.options(database)).await?;
-        let mut seen = runner.run(&script.statements, script.transactions).await?;
-        runner.close().await?;
-        if request.independent {
-            remove(&mut admin, COPY).await?;
+        if let Some(lost) = again.lost {
+            into.push(finish(script, again.seen));
+            return Err(lost);
         }
-        for (seen, alone) in seen.iter_mut().zip(again.iter().flatten()) {
+        let mut runner = self.runner(database).await?;
+        let Run { mut seen, lost } = runner.run(&script.statements, script.transactions).await;
+        for (seen, alone) in seen.iter_mut().zip(&again.seen) {
             seen.add_taken_again(alone);
         }
-        all.push(finish(script, seen));
+        into.push(finish(script, seen));
+        if let Some(lost) = lost {
+            return Err(lost);
+        }
+        runner.close().await?;
+        if self.independent {
+            remove(admin, COPY).await?;
+        }
+        Ok(())
     }
-    trace(&mut admin, all).await
+
+    /// Runs a script statement by statement on a copy of the database.
+    async fn alone(&self, script: &Prepared<'_>, admin: &mut PgConnection) -> Result<Run, TraceError> {
+        copy(admin, ALONE).await?;
+        let mut runner = self.runner(ALONE).await?;
+        let run = runner.run(&script.statements, Transactions::Statement).await;
+        if run.lost.is_none() {
+            runner.close().await?;
+            remove(admin, ALONE).await?;
+        }
+        Ok(run)
+    }
+
+    async fn runner(&self, database: &str) -> Result<Runner, TraceError> {
+        let observer = self.cluster.options(database);
+        let migrator = observer.clone().username(PACKAGE_ROLE).password(self.password);
+        Runner::start(&migrator, &observer).await
+    }
 }
 
 /// Gives what the setups made to the migrator, and makes that a member of the roles that they made.
@@ -233,21 +309,6 @@ fn wants_a_look_alone(script: &Prepared<'_>) -> bool {
     script.transactions != Transactions::Statement && plain > 1 && !goes_back
 }
 
-/// Runs a script statement by statement on a copy of the database.
-async fn alone(
-    script: &Prepared<'_>,
-    admin: &mut PgConnection,
-    migrator: &PgConnectOptions,
-    observer: &PgConnectOptions,
-) -> Result<Vec<Seen>, Error> {
-    copy(admin, ALONE).await?;
-    let mut runner = Runner::start(migrator, observer).await?;
-    let seen = runner.run(&script.statements, Transactions::Statement).await;
-    runner.close().await?;
-    remove(admin, ALONE).await?;
-    Ok(seen?)
-}
-
 /// A copy of the scripts' database as it is now; nobody may be connected to that.
 async fn copy(admin: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
     let copy = format!("CREATE DATABASE {name} TEMPLATE {DATABASE} OWNER {OWNER}");
@@ -268,11 +329,12 @@ fn finish(script: &Prepared<'_>, seen: Vec<Seen>) -> Script {
     script
 }
 
-async fn trace(connection: &mut PgConnection, scripts: Vec<Script>) -> Result<Trace, Error> {
+/// A trace of this server without scripts yet.
+async fn empty(connection: &mut PgConnection) -> Result<Trace, sqlx::Error> {
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(connection).await?;
     // Distributions add their own word behind the number.
     let server_version = version.split_whitespace().next().unwrap_or_default().to_owned();
-    Ok(Trace { schema: SCHEMA.to_owned(), server_version, scripts })
+    Ok(Trace { schema: SCHEMA.to_owned(), server_version, scripts: Vec::new() })
 }
 
 /// Traces on a database that is there. Its schema changes.
@@ -307,12 +369,24 @@ pub async fn on_database(request: &Request, url: &str, run: &Arc<RunFolder>) -> 
     for setup in &request.setups {
         load(setup, &options, password(url).as_deref(), None, run).await?;
     }
-    let mut all = Vec::new();
+    let mut trace = empty(&mut admin).await?;
     for script in &scripts {
-        let mut runner = Runner::start(&options, &options).await?;
-        all.push(finish(script, runner.run(&script.statements, script.transactions).await?));
+        if let Err(lost) = on_given(script, &options, &mut trace.scripts).await {
+            return Err(Error::Lost { what: lost.to_string(), trace: Box::new(trace) });
+        }
     }
-    trace(&mut admin, all).await
+    Ok(trace)
+}
+
+async fn on_given(
+    script: &Prepared<'_>,
+    options: &PgConnectOptions,
+    into: &mut Vec<Script>,
+) -> Result<(), TraceError> {
+    let mut runner = Runner::start(options, options).await?;
+    let run = runner.run(&script.statements, script.transactions).await;
+    into.push(finish(script, run.seen));
+    run.lost.map_or(Ok(()), Err)
 }
 
 /// Has psql run a setup, since a dump has commands and rows that only psql understands.

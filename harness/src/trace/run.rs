@@ -73,6 +73,15 @@ impl Seen {
     }
 }
 
+/// What a script showed.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// One a statement.
+    pub(super) seen: Vec<Seen>,
+    /// Why it went no further, where the instrument failed.
+    pub(super) lost: Option<TraceError>,
+}
+
 /// What the migrator's session tells of itself: files of the relations as its own transaction has them, and its scans.
 type Own = BTreeMap<u32, (u32, i64, i64)>;
 
@@ -124,13 +133,26 @@ impl Runner {
         Ok(())
     }
 
-    /// Runs the statements until one fails.
-    pub(super) async fn run(
+    /// Runs the statements until one fails or the database is lost.
+    pub(super) async fn run(&mut self, statements: &[Statement], transactions: Transactions) -> Run {
+        let mut seen = Vec::new();
+        let lost = self.each(statements, transactions, &mut seen).await.err();
+        if lost.is_some() {
+            let unobserved = |text: &str| Seen { unobserved: Some(text.to_owned()), ..Seen::default() };
+            if seen.len() < statements.len() {
+                seen.push(unobserved("the database was lost while it ran"));
+            }
+            seen.resize(statements.len(), unobserved("not run: the database was lost before"));
+        }
+        Run { seen, lost }
+    }
+
+    async fn each(
         &mut self,
         statements: &[Statement],
         transactions: Transactions,
-    ) -> Result<Vec<Seen>, TraceError> {
-        let mut all = Vec::new();
+        all: &mut Vec<Seen>,
+    ) -> Result<(), TraceError> {
         if transactions == Transactions::File {
             self.begin().await?;
             self.send("BEGIN").await.map_err(failed)?;
@@ -148,7 +170,7 @@ impl Runner {
                 // The connection may be what failed.
                 let _ = (&mut self.migrator).execute("ROLLBACK").await;
                 self.in_transaction = false;
-                return Ok(all);
+                return Ok(());
             }
         }
         if self.in_transaction {
@@ -160,7 +182,7 @@ impl Runner {
                 last.error = Some(error);
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     async fn statement(&mut self, statement: &Statement) -> Result<Seen, TraceError> {

@@ -21,7 +21,8 @@ use tokio::task::JoinHandle;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The application's role.
 pub(crate) const APPLICATION: &str = "shop";
-const PASSWORD: &str = "of-a-test";
+/// Password of every role.
+pub(crate) const PASSWORD: &str = "of-a-test";
 
 pub(crate) struct Server {
     pub(crate) cluster: Cluster,

@@ -230,7 +230,12 @@ pub(super) fn residue(case: &Case<'_>) -> Ruling {
         })
         .collect();
     case.counted(findings, "no invalid index, unvalidated constraint, disabled trigger, changed setting, leaked lock or open transaction was left")
-        .unless_missing(unplayed(case.evidence, &CHANGING))
+        .unless_missing(unread_leftovers(locks).or_else(|| unplayed(case.evidence, &CHANGING)))
+}
+
+fn unread_leftovers(locks: &LockEvidence) -> Option<String> {
+    let phase = locks.leftovers_unread.first()?;
+    Some(format!("what was left behind after phase {phase} could not be read"))
 }
 
 /// The records of the phases that are judged.

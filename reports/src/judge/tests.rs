@@ -234,6 +234,7 @@ fn evidence_with_holes_is_inconclusive() {
         (CheckId::LockTimeout, |e| e.locks.as_mut().unwrap().records[0].lock_timeout_ms = None),
         (CheckId::LockMigration, |e| e.locks.as_mut().unwrap().sessions.clear()),
         (CheckId::LockDoubleRun, |e| e.double_run.as_mut().unwrap().overlapped = false),
+        (CheckId::LockResidue, |e| e.locks.as_mut().unwrap().leftovers_unread.push(Phase::Rollback)),
         (CheckId::DepOutage, |e| e.dependents.as_mut().unwrap().probes = 0),
         (CheckId::SloLatency, |e| traffic(e).phases[1].sent = 99),
         (CheckId::RollData, |e| e.data.as_mut().unwrap().tables.clear()),

@@ -86,6 +86,8 @@ pub struct Material<'a> {
     pub preexisting: &'a BTreeSet<String>,
     /// What was found left behind.
     pub leftovers: &'a [LockLeftover],
+    /// Phases after which that could not be read.
+    pub leftovers_unread: &'a [Phase],
     /// End of recording, server microseconds since 1970.
     pub end_us: i64,
     /// How the sources fared.
@@ -153,6 +155,7 @@ pub fn reconcile(material: &Material<'_>) -> Reconciled {
         records,
         sessions: timelines.iter().map(|timeline| sessions::session(&context, timeline, &drafts)).collect(),
         leftovers: material.leftovers.to_vec(),
+        leftovers_unread: material.leftovers_unread.to_vec(),
         other_waits: context.other_waits(&waits, &behind),
         excess: Vec::new(),
         trust,

@@ -97,6 +97,7 @@ fn looked(events: &[LogEvent], sightings: Vec<Sighting>, looks: Vec<(i64, i64)>)
         files: &BTreeMap::new(),
         preexisting: &names.into_values().collect(),
         leftovers: &[],
+        leftovers_unread: &[],
         end_us: ms(1_000),
         sources: &SourceState { log_read: true, ..SourceState::default() },
     })

@@ -5,6 +5,7 @@
 //! source that proves it. Times inside are the server's; they are mapped to the rehearsal's clock at the end.
 
 mod holdings;
+mod order;
 mod sessions;
 mod statements;
 mod timeline;
@@ -155,6 +156,7 @@ pub fn reconcile(material: &Material<'_>) -> Reconciled {
         leftovers: material.leftovers.to_vec(),
         other_waits: context.other_waits(&waits, &behind),
         excess: Vec::new(),
+        order: Some(order::order(&context, &timelines, &drafts)),
         trust,
     };
     let waits = waits.into_iter().zip(behind).map(|(wait, behind)| RawWait {
@@ -243,6 +245,7 @@ impl<'a> Context<'a> {
             let end_us = statement.end.map_or(statement.start_us, |end| end.0).max(statement.start_us);
             drafts.push(Draft {
                 session: timeline.session,
+                vxid: statement.vxids.first().cloned().unwrap_or_default(),
                 oid: *oid,
                 mode,
                 statement: index,

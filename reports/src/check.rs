@@ -142,6 +142,12 @@ checks! {
     LockDoubleRun "LOCK-DOUBLE-RUN" true Count 0.0 "second runner serialised"
         "A second runner started beside the first waits for it or is refused, and the schema ends the same."
         "Take the migration lock before the first statement, and make each step a no-op when it is already applied.";
+    LockDeadlock "LOCK-DEADLOCK" true Count 0.0 "no deadlock"
+        "No deadlock fired in which a session of the package took part."
+        "Take the relations in the order in which the clients take them, or in transactions of their own.";
+    LockOrder "LOCK-ORDER" false Count 0.0 "lock order agrees"
+        "No transaction of a client was seen to take two relations in the opposite order to the package's, in modes that exclude each other; what no sample met is not known."
+        "Take the relations in the order in which the clients take them, or in transactions of their own.";
     LockResidue "LOCK-RESIDUE" true Count 0.0 "no lock residue"
         "No invalid index, unvalidated constraint, disabled trigger, changed setting of a role or database, leaked advisory lock, idle or prepared transaction is left after a phase."
         "Drop and rebuild the invalid index, validate the constraint, enable the trigger, set the setting back; end the session that was left behind.";

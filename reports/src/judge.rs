@@ -6,6 +6,7 @@
 
 mod evid;
 mod lock;
+mod order;
 mod package;
 mod roll;
 mod slo;
@@ -102,6 +103,8 @@ fn rule_of(id: CheckId) -> fn(&Case<'_>) -> Ruling {
         CheckId::LockMigration => lock::migration,
         CheckId::LockTimeout => lock::timeout,
         CheckId::LockDoubleRun => lock::double_run,
+        CheckId::LockDeadlock => order::deadlock,
+        CheckId::LockOrder => order::order,
         CheckId::LockResidue => lock::residue,
         CheckId::DepOutage => slo::outage,
         CheckId::SloLatency => slo::latency,

@@ -293,6 +293,60 @@ pub struct StatementRef {
     pub place: Option<Place>,
 }
 
+/// One lock in an order of locks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct OrderedLock {
+    /// Schema-qualified relation.
+    pub relation: String,
+    /// Mode; absent where the source does not tell, as for what the other side of a deadlock holds.
+    pub mode: Option<LockMode>,
+    /// The statement that took it or asked for it, cut to 200 characters, where a source tells; literals are replaced by `?`.
+    pub statement: Option<String>,
+}
+
+/// One side of a lock order that turns against itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct OrderSide {
+    /// Login role.
+    pub role: String,
+    /// What it had.
+    pub first: OrderedLock,
+    /// What it asked for while it had the first.
+    pub second: OrderedLock,
+    /// Where the package's second statement stands, where it was found there.
+    pub place: Option<Place>,
+}
+
+/// Two transactions that take two relations in opposite order, in modes that exclude each other: when they meet, one of them
+/// is ended by a deadlock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LockCycle {
+    /// Phase of the package's second request.
+    pub phase: Phase,
+    /// Whether they met: the server reported the deadlock (SQLSTATE 40P01).
+    pub fired: bool,
+    /// The package's side.
+    pub package: OrderSide,
+    /// The other side: a client's, or another session of the package.
+    pub other: OrderSide,
+    /// How many transactions of clients were seen to go the other way; for a deadlock, how often it fired.
+    pub transactions: u64,
+}
+
+/// The order in which transactions took relations.
+///
+/// The package's order is known from its statements. Of the clients' transactions only those are known that a sample met while
+/// they held one relation and before they took another: a short one may go unseen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LockOrder {
+    /// Pairs of relations that the package took one after the other.
+    pub package_pairs: u64,
+    /// Transactions of clients of which an order was seen.
+    pub client_transactions: u64,
+    /// Orders against each other, fired ones first.
+    pub cycles: Vec<LockCycle>,
+}
+
 /// Something that a step left behind in the database's lock or index state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LockLeftover {
@@ -375,6 +429,9 @@ pub struct LockEvidence {
     /// What lock waits explain of the slow requests, by route, largest excess first.
     #[serde(default)]
     pub excess: Vec<RouteExcess>,
+    /// In which order relations were taken; absent in reports from before it was recorded.
+    #[serde(default)]
+    pub order: Option<LockOrder>,
     /// How far this can be trusted.
     pub trust: RecorderTrust,
 }

@@ -11,8 +11,8 @@ use crate::evidence::{
 };
 use crate::finding::{Finding, Place};
 use crate::lock::{
-    Bounds, GapTime, LockEvidence, LockMode, LockOutcome, LockRecord, LockSource, PackageSession,
-    RecorderTrust, StatementRef, Victim,
+    Bounds, GapTime, LockCycle, LockEvidence, LockMode, LockOrder, LockOutcome, LockRecord, LockSource,
+    OrderSide, OrderedLock, PackageSession, RecorderTrust, StatementRef, Victim,
 };
 use crate::phase::{Phase, PhaseSpan};
 use crate::traffic::{
@@ -280,6 +280,7 @@ fn locks() -> LockEvidence {
         leftovers_unread: Vec::new(),
         other_waits: 3,
         excess: Vec::new(),
+        order: Some(LockOrder { package_pairs: 1, client_transactions: 37, cycles: Vec::new() }),
         trust: RecorderTrust {
             triggers: true,
             server_log: true,
@@ -297,6 +298,44 @@ fn locks() -> LockEvidence {
                 GapTime { above_us: 100_000, gaps: 0, time_us: 0 },
             ],
         },
+    }
+}
+
+/// The package takes orders and then customers, a client the other way round.
+pub(crate) fn cycle(fired: bool) -> LockCycle {
+    let lock = |relation: &str, mode, statement: &str| OrderedLock {
+        relation: relation.into(),
+        mode: Some(mode),
+        statement: Some(statement.into()),
+    };
+    LockCycle {
+        phase: Phase::Upgrade,
+        fired,
+        package: OrderSide {
+            role: "storefront_upgrade".into(),
+            first: lock(
+                "public.orders",
+                LockMode::AccessExclusiveLock,
+                "ALTER TABLE orders ADD COLUMN priority integer",
+            ),
+            second: lock(
+                "public.customers",
+                LockMode::AccessExclusiveLock,
+                "ALTER TABLE customers ADD COLUMN level integer",
+            ),
+            place: Some(Place { file: "scripts/020-migrate.sh".into(), line: Some(16) }),
+        },
+        other: OrderSide {
+            role: "storefront".into(),
+            first: lock(
+                "public.customers",
+                LockMode::RowExclusiveLock,
+                "UPDATE customers SET seen = ? WHERE id = ?",
+            ),
+            second: lock("public.orders", LockMode::RowExclusiveLock, "INSERT INTO orders VALUES (?)"),
+            place: None,
+        },
+        transactions: 3,
     }
 }
 

@@ -127,6 +127,8 @@ pub enum LogKind {
         sqlstate: String,
         /// The message.
         message: String,
+        /// Of a deadlock, who waited for whom.
+        deadlock: Vec<DeadlockWait>,
     },
     /// A session was let in.
     Connected,
@@ -140,6 +142,21 @@ pub enum LogKind {
     Marker(String),
     /// The server stopped, crashed or came up: sessions that were open are gone.
     Server(String),
+}
+
+/// One wait of a deadlock's circle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadlockWait {
+    /// Who waits.
+    pub pid: u32,
+    /// Mode asked for, where it is a table-level mode.
+    pub mode: Option<LockMode>,
+    /// What it waits for.
+    pub target: LockTarget,
+    /// Who has it.
+    pub blocker: u32,
+    /// The waiting statement.
+    pub statement: String,
 }
 
 /// Everything read so far.
@@ -364,6 +381,7 @@ fn kind(raw: &RawLine) -> Option<LogKind> {
         "ERROR" | "FATAL" | "PANIC" => Some(LogKind::Failed {
             sqlstate: raw.state_code.clone().unwrap_or_default(),
             message: message.to_owned(),
+            deadlock: parse_deadlock(raw.detail.as_deref().unwrap_or("")),
         }),
         "LOG" => log_kind(message, raw),
         _ => None,
@@ -430,6 +448,45 @@ fn parse_holders(detail: &str) -> Vec<u32> {
     let Some((_, rest)) = detail.split_once("holding the lock: ") else { return Vec::new() };
     let list = rest.split('.').next().unwrap_or("");
     list.split(", ").filter_map(|pid| pid.trim().parse().ok()).collect()
+}
+
+/// `Process 12 waits for ShareLock on transaction 8; blocked by process 13.`, a line a wait, then `Process 12: UPDATE …`, a
+/// statement each.
+fn parse_deadlock(detail: &str) -> Vec<DeadlockWait> {
+    let mut waits: Vec<DeadlockWait> = Vec::new();
+    let mut speaking: Option<u32> = None;
+    for line in detail.lines() {
+        let told = line.strip_prefix("Process ").and_then(|rest| {
+            let digits = rest.find(|letter: char| !letter.is_ascii_digit())?;
+            Some((rest[..digits].parse::<u32>().ok()?, &rest[digits..]))
+        });
+        if let Some((pid, wait)) = told.and_then(|(pid, rest)| Some((pid, rest.strip_prefix(" waits for ")?)))
+        {
+            waits.extend(parse_deadlock_wait(pid, wait));
+            continue;
+        }
+        let begun = told.and_then(|(pid, rest)| Some((pid, rest.strip_prefix(": ")?)));
+        let begun = begun.filter(|(pid, _)| waits.iter().any(|wait| wait.pid == *pid));
+        speaking = begun.map(|(pid, _)| pid).or(speaking);
+        let Some(wait) = waits.iter_mut().find(|wait| Some(wait.pid) == speaking) else { continue };
+        if !wait.statement.is_empty() {
+            wait.statement.push('\n');
+        }
+        wait.statement.push_str(begun.map_or(line, |(_, text)| text));
+    }
+    waits
+}
+
+fn parse_deadlock_wait(pid: u32, text: &str) -> Option<DeadlockWait> {
+    let (wait, blocker) = text.split_once("; blocked by process ")?;
+    let (mode, target) = wait.split_once(" on ")?;
+    Some(DeadlockWait {
+        pid,
+        mode: LockMode::parse(mode),
+        target: parse_target(target),
+        blocker: blocker.trim_end_matches('.').parse().ok()?,
+        statement: String::new(),
+    })
 }
 
 fn parse_target(text: &str) -> LockTarget {

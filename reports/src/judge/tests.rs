@@ -69,6 +69,8 @@ fn firing(id: CheckId) -> (Change, Outcome) {
         CheckId::LockDoubleRun => {
             (|e| e.double_run.as_mut().unwrap().outcome = DoubleRunOutcome::NotSerialised, Fail)
         }
+        CheckId::LockDeadlock => (|e| cycle(e, true), Fail),
+        CheckId::LockOrder => (|e| cycle(e, false), Fail),
         CheckId::LockResidue => (
             |e| {
                 let left = LockLeftover {
@@ -207,6 +209,8 @@ fn a_rehearsal_that_ended_in_the_middle_proves_nothing_about_the_rest() {
         CheckId::LockWait,
         CheckId::LockMigration,
         CheckId::LockTimeout,
+        CheckId::LockDeadlock,
+        CheckId::LockOrder,
         CheckId::LockResidue,
         CheckId::DepOutage,
         CheckId::SloLatency,
@@ -235,6 +239,9 @@ fn evidence_with_holes_is_inconclusive() {
         (CheckId::LockMigration, |e| e.locks.as_mut().unwrap().sessions.clear()),
         (CheckId::LockDoubleRun, |e| e.double_run.as_mut().unwrap().overlapped = false),
         (CheckId::LockResidue, |e| e.locks.as_mut().unwrap().leftovers_unread.push(Phase::Rollback)),
+        (CheckId::LockDeadlock, |e| e.locks.as_mut().unwrap().order = None),
+        (CheckId::LockDeadlock, |e| e.locks.as_mut().unwrap().trust.server_log = false),
+        (CheckId::LockOrder, |e| order(e).client_transactions = 0),
         (CheckId::DepOutage, |e| e.dependents.as_mut().unwrap().probes = 0),
         (CheckId::SloLatency, |e| traffic(e).phases[1].sent = 99),
         (CheckId::RollData, |e| e.data.as_mut().unwrap().tables.clear()),
@@ -328,6 +335,36 @@ fn a_saturated_driver_takes_client_timing_and_nothing_else() {
     traffic(&mut evidence).driver.sent = 8_490;
     let verdict = judge(&evidence, TODAY).verdict;
     assert_eq!((verdict.outcome, verdict.exit_code), (Unmeasured, 4));
+}
+
+fn order(evidence: &mut Evidence) -> &mut crate::lock::LockOrder {
+    evidence.locks.as_mut().unwrap().order.as_mut().unwrap()
+}
+
+fn cycle(evidence: &mut Evidence, fired: bool) {
+    order(evidence).cycles.push(sample::cycle(fired));
+}
+
+#[test]
+fn a_deadlock_decides_and_a_possible_one_only_advises() {
+    let mut evidence = sample::safe();
+    cycle(&mut evidence, false);
+    let judgement = judge(&evidence, TODAY);
+    assert_eq!(judgement.verdict.outcome, Pass, "{:?}", judgement.verdict);
+    let [finding] = &judgement.findings[..] else { panic!("{:#?}", judgement.findings) };
+    assert_eq!(finding.check, CheckId::LockOrder);
+    assert_eq!(
+        finding.what,
+        "3 client transactions took the opposite order to the package, and did not meet it: storefront_upgrade had ACCESS \
+         EXCLUSIVE on public.orders (`ALTER TABLE orders ADD COLUMN priority integer`) and asked for ACCESS EXCLUSIVE on \
+         public.customers (`ALTER TABLE customers ADD COLUMN level integer`); storefront had ROW EXCLUSIVE on \
+         public.customers (`UPDATE customers SET seen = ? WHERE id = ?`) and asked for ROW EXCLUSIVE on public.orders \
+         (`INSERT INTO orders VALUES (?)`)."
+    );
+    check(CheckId::LockOrder, |e| cycle(e, true), Pass);
+    check(CheckId::LockDeadlock, |e| cycle(e, false), Pass);
+    cycle(&mut evidence, true);
+    assert_eq!(judge(&evidence, TODAY).verdict.outcome, Fail);
 }
 
 #[test]

@@ -8,8 +8,14 @@ use super::Ruled;
 /// Checks that rest on when the driver sent and received; outages have probes of their own.
 const ON_CLIENT_TIMING: [CheckId; 3] = [CheckId::SloLatency, CheckId::SloErrors, CheckId::SloBudget];
 /// Checks that rest on the lock recorder having seen everything.
-const ON_RECORDER: [CheckId; 4] =
-    [CheckId::LockHold, CheckId::LockWait, CheckId::LockMigration, CheckId::LockTimeout];
+const ON_RECORDER: [CheckId; 6] = [
+    CheckId::LockHold,
+    CheckId::LockWait,
+    CheckId::LockMigration,
+    CheckId::LockTimeout,
+    CheckId::LockDeadlock,
+    CheckId::LockOrder,
+];
 /// Checks whose durations grow with the dataset.
 const ON_SCALE: [CheckId; 4] =
     [CheckId::LockHold, CheckId::LockWait, CheckId::SloLatency, CheckId::SloBudget];

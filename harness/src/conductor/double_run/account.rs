@@ -153,8 +153,11 @@ mod tests {
         let mut events = Vec::new();
         for (text, failed) in lines {
             events.push(event(LogKind::Statement { text: (*text).to_owned() }));
-            let failed = failed
-                .map(|sqlstate| LogKind::Failed { sqlstate: sqlstate.to_owned(), message: String::new() });
+            let failed = failed.map(|sqlstate| LogKind::Failed {
+                sqlstate: sqlstate.to_owned(),
+                message: String::new(),
+                deadlock: Vec::new(),
+            });
             events.extend(failed.map(event));
         }
         let [first, second] = Account::both(&events, &whose);

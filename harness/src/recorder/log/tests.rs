@@ -141,3 +141,18 @@ async fn files_that_grow_and_rotate_are_read_once_and_torn_lines_when_they_are_w
     drop(folder);
     assert!(reader.poll(None, &mut events).await.is_err());
 }
+
+#[test]
+fn a_deadlock_tells_who_waits_for_whom_and_with_which_statement() {
+    let detail = "Process 12 waits for RowExclusiveLock on relation 16390 of database 5; blocked by process 13.\n\
+        Process 13 waits for ShareLock on transaction 771; blocked by process 12.\n\
+        Process 12: UPDATE a\n  SET x = 1\nProcess 13: LOCK TABLE b";
+    let waits = super::parse_deadlock(detail);
+    let [first, second] = &waits[..] else { panic!("{waits:#?}") };
+    assert_eq!((first.pid, first.blocker, first.mode), (12, 13, LockMode::parse("RowExclusiveLock")));
+    assert_eq!(first.target, LockTarget::Relation(16_390));
+    assert_eq!(first.statement, "UPDATE a\n  SET x = 1");
+    assert_eq!((second.pid, second.blocker, &second.target), (13, 12, &LockTarget::Transaction(771)));
+    assert_eq!(second.statement, "LOCK TABLE b");
+    assert_eq!(super::parse_deadlock("Key (id)=(1) already exists."), []);
+}

@@ -17,6 +17,8 @@ use crate::recorder::triggers::{NoteEvent, TriggerNote};
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
     pub(super) session: SessionId,
+    /// Virtual transaction.
+    pub(super) vxid: String,
     pub(super) oid: u32,
     pub(super) mode: LockMode,
     pub(super) statement: usize,
@@ -349,6 +351,7 @@ fn draft(
     };
     Draft {
         session: timeline.session,
+        vxid: vxid.to_owned(),
         oid,
         mode,
         statement,

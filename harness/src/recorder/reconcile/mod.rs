@@ -5,6 +5,7 @@
 //! source that proves it. Times inside are the server's; they are mapped to the rehearsal's clock at the end.
 
 mod holdings;
+mod order;
 mod sessions;
 mod statements;
 mod timeline;
@@ -158,6 +159,7 @@ pub fn reconcile(material: &Material<'_>) -> Reconciled {
         leftovers_unread: material.leftovers_unread.to_vec(),
         other_waits: context.other_waits(&waits, &behind),
         excess: Vec::new(),
+        order: Some(order::order(&context, &timelines, &drafts)),
         trust,
     };
     let waits = waits.into_iter().zip(behind).map(|(wait, behind)| RawWait {
@@ -246,6 +248,7 @@ impl<'a> Context<'a> {
             let end_us = statement.end.map_or(statement.start_us, |end| end.0).max(statement.start_us);
             drafts.push(Draft {
                 session: timeline.session,
+                vxid: statement.vxids.first().cloned().unwrap_or_default(),
                 oid: *oid,
                 mode,
                 statement: index,

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fulldress_reports::lock::{LockMode, LockOutcome};
+use fulldress_reports::lock::{LockMode, LockOutcome, OrderSide, OrderedLock};
 use fulldress_reports::phase::{Phase, PhaseSpan};
 
 use super::{Material, Reconciled, SourceState, reconcile};
 use crate::recorder::clock::{ClockMeasurement, ServerClock};
-use crate::recorder::log::{LogEvent, LogKind};
+use crate::recorder::log::{DeadlockWait, LogEvent, LogKind};
 use crate::recorder::observation::{LockTarget, MigrationLock, PackageIdentity, SessionId};
 use crate::recorder::sampler::{SampleLog, SessionSighting, Sighting};
 use crate::recorder::triggers::{NoteEvent, NotedLock, TriggerNote};
@@ -161,8 +161,13 @@ fn a_weaker_lock_on_what_is_held_already_is_no_record_of_its_own() {
 #[test]
 fn a_failure_too_fast_to_be_sampled_is_told_by_its_statement() {
     let text = "ALTER TABLE a ADD COLUMN x int";
-    let mut failure =
-        line(1, 2, 210, Some("3/1"), LogKind::Failed { sqlstate: "55P03".into(), message: String::new() });
+    let mut failure = line(
+        1,
+        2,
+        210,
+        Some("3/1"),
+        LogKind::Failed { sqlstate: "55P03".into(), message: String::new(), deadlock: Vec::new() },
+    );
     failure.statement = Some(text.into());
     let found = joined(&[statement(1, 1, 200, "3/1", text), failure], Vec::new()).evidence;
     let [record] = &found.records[..] else { panic!("{found:#?}") };
@@ -295,4 +300,89 @@ fn a_note_in_the_middle_of_a_look_says_nothing_about_what_that_look_saw() {
     let record = found.records.iter().find(|record| record.relation == "public.b").unwrap();
     assert_eq!(record.statement, "LOCK TABLE b", "{found:#?}");
     assert!(record.requested_us <= record.released_us, "{record:#?}");
+}
+
+/// A lock that a client's transaction holds.
+fn clients(oid: u32, mode: LockMode, from_ms: i64, to_ms: i64) -> Sighting {
+    let own = held(oid, mode, from_ms, to_ms);
+    Sighting {
+        session: session(100),
+        role: "app".into(),
+        package: false,
+        vxid: "9/1".into(),
+        query: format!("UPDATE t{oid} SET x = 1"),
+        ..own
+    }
+}
+
+#[test]
+fn an_order_against_the_packages_is_a_cycle_though_the_two_never_met() {
+    let (events, mut sightings) = two_locks();
+    let mode = LockMode::RowExclusiveLock;
+    sightings.extend([clients(20_002, mode, 700, 795), clients(20_001, mode, 740, 795)]);
+    let order = joined(&events, sightings.clone()).evidence.order.unwrap();
+    let [cycle] = &order.cycles[..] else { panic!("{order:#?}") };
+    assert!(!cycle.fired);
+    let told = |side: &OrderSide| {
+        let one = |lock: &OrderedLock| format!("{} {}", lock.relation, lock.statement.clone().unwrap());
+        [side.role.clone(), one(&side.first), one(&side.second)]
+    };
+    assert_eq!(told(&cycle.package), ["pkg", "public.a LOCK TABLE a", "public.b LOCK TABLE b"]);
+    assert_eq!(
+        told(&cycle.other),
+        ["app", "public.b UPDATE t20002 SET x = ?", "public.a UPDATE t20001 SET x = ?"]
+    );
+    assert_eq!((order.package_pairs, order.client_transactions, cycle.transactions), (1, 1, 1));
+
+    // The first look that shows the one shows the other too: their order is not known.
+    sightings[3].first_us = sightings[2].first_us;
+    let order = joined(&events, sightings.clone()).evidence.order.unwrap();
+    assert_eq!((order.client_transactions, order.cycles.len()), (0, 0));
+
+    // The same order as the package's.
+    sightings[3].first_us = ms(660);
+    let order = joined(&events, sightings).evidence.order.unwrap();
+    assert_eq!((order.client_transactions, order.cycles.len()), (1, 0));
+}
+
+#[test]
+fn modes_that_bear_each_other_make_no_cycle_and_a_wait_tells_an_order() {
+    let (events, mut sightings) = two_locks();
+    sightings.iter_mut().for_each(|sighting| sighting.mode = Some(LockMode::ShareLock));
+    let mut waits = clients(20_001, LockMode::ExclusiveLock, 700, 720);
+    waits.granted = false;
+    sightings.extend([clients(20_002, LockMode::AccessShareLock, 701, 795), waits]);
+    let order = joined(&events, sightings.clone()).evidence.order.unwrap();
+    assert_eq!((order.client_transactions, order.cycles.len()), (1, 0), "{order:#?}");
+    sightings[2].mode = Some(LockMode::RowExclusiveLock);
+    assert_eq!(joined(&events, sightings).evidence.order.unwrap().cycles.len(), 1);
+}
+
+#[test]
+fn a_deadlock_names_both_sides() {
+    let (mut events, sightings) = two_locks();
+    let wait = |pid, mode, oid, blocker, statement: &str| DeadlockWait {
+        pid,
+        mode: Some(mode),
+        target: LockTarget::Relation(oid),
+        blocker,
+        statement: statement.into(),
+    };
+    let deadlock = vec![
+        wait(100, LockMode::RowExclusiveLock, 20_001, 1, "UPDATE a SET x = 1"),
+        wait(1, LockMode::AccessExclusiveLock, 20_002, 100, "LOCK TABLE b"),
+    ];
+    let failed = LogKind::Failed { sqlstate: "40P01".into(), message: String::new(), deadlock };
+    events.push(line(100, 1, 320, Some("9/1"), failed));
+    let order = joined(&events, sightings).evidence.order.unwrap();
+    let [cycle] = &order.cycles[..] else { panic!("{order:#?}") };
+    assert!(cycle.fired);
+    let (package, other) = (&cycle.package, &cycle.other);
+    assert_eq!((package.role.as_str(), other.role.as_str()), ("pkg", "app"));
+    assert_eq!(package.first.mode, Some(LockMode::AccessExclusiveLock));
+    let relations =
+        [&package.first, &package.second, &other.first, &other.second].map(|lock| lock.relation.as_str());
+    assert_eq!(relations, ["public.a", "public.b", "public.b", "public.a"]);
+    assert_eq!(package.first.statement.as_deref(), Some("LOCK TABLE a"));
+    assert_eq!(other.second.statement.as_deref(), Some("UPDATE a SET x = ?"));
 }

@@ -21,7 +21,10 @@ WITH locks AS MATERIALIZED (
             OR l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
        AND (NOT l.granted OR l.locktype IN ('advisory', 'virtualxid')
             OR (l.locktype = 'relation' AND l.relation >= 16384::oid))
-    WHERE (a.package OR NOT coalesce(l.granted, true))
+    WHERE (a.package OR NOT coalesce(l.granted, true)
+           -- In which order clients take relations.
+           OR l.locktype = 'relation' AND a.backend_type = 'client backend'
+              AND a.application_name NOT LIKE 'fulldress-%')
       AND a.here AND a.backend_start IS NOT NULL
       -- A parallel worker locks nothing that its leader does not hold, and belongs to the leader's statement.
       AND a.backend_type <> 'parallel worker'
@@ -48,7 +51,7 @@ SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint,
            -- Waits on relations are attributed by relation and mode; this question stops the lock manager.
            'blockers', CASE WHEN NOT w.granted AND w.locktype <> 'relation'
                             THEN to_json(pg_catalog.pg_blocking_pids(w.pid)) END,
-           'query', left(w.query, 4000),
+           'query', left(w.query, CASE WHEN w.package OR NOT w.granted THEN 4000 ELSE 200 END),
            'query_start_us', (extract(epoch FROM w.query_start) * 1000000)::bigint
        ))::text, '[]'),
        -- A session whose role is not known yet may become the package's.

@@ -116,6 +116,10 @@ impl Key {
         is_ending(&self.vxid)
     }
 
+    pub(super) const fn is_granted(&self) -> bool {
+        self.granted
+    }
+
     /// Whether another is the same but for the transaction's number.
     pub(super) fn continues_as(&self, other: &Self) -> bool {
         (self.session, self.granted) == (other.session, other.granted)
@@ -131,6 +135,11 @@ impl Row {
 
     pub(super) fn waits_for_relation(&self) -> bool {
         self.granted == Some(false) && self.locktype.as_deref() == Some("relation")
+    }
+
+    /// Whether it is a relation's lock that a session of the application holds.
+    pub(super) fn is_client_hold(&self) -> bool {
+        !self.who.package && self.granted == Some(true)
     }
 
     pub(super) fn target(&self) -> Option<LockTarget> {

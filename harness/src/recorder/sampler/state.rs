@@ -14,6 +14,9 @@ use crate::recorder::observation::{LockTarget, PackageIdentity, SessionId};
 /// Most sightings kept; later ones are counted only.
 const SIGHTINGS_MAX: usize = 200_000;
 
+/// Most locks held by clients that are kept: they tell the order in which clients take relations, and nothing else.
+const CLIENT_HOLDS_MAX: usize = 50_000;
+
 /// Most looks whose instants are kept: half an hour and more of the fast pace.
 const LOOKS_MAX: usize = 1_000_000;
 
@@ -38,6 +41,8 @@ pub(super) struct State {
     open: HashMap<Key, usize>,
     open_sessions: HashMap<SessionId, usize>,
     last_look_us: Option<i64>,
+    last_full_us: Option<i64>,
+    client_holds: usize,
     /// When the last full look was asked for, on the rehearsal's clock; absent: the next look must be one.
     full_us: Option<u64>,
     /// Sessions that the last full look named, by process id.
@@ -191,9 +196,13 @@ impl State {
                 seen.insert(key, index);
             } else if depth == Depth::Glance && !row.who.package && !row.waits_for_relation() {
                 // Who waits for whose row is asked in full looks only: it stops the lock manager.
+            } else if row.is_client_hold() && self.client_holds >= CLIENT_HOLDS_MAX {
+                // What was seen of the clients' order until now stands.
             } else if self.log.sightings.len() < SIGHTINGS_MAX {
                 let known = self.open_sessions.contains_key(&session) || !row.who.package;
-                let not_before_us = self.last_look_us.filter(|_| known);
+                let last_us = if row.is_client_hold() { self.last_full_us } else { self.last_look_us };
+                let not_before_us = last_us.filter(|_| known);
+                self.client_holds += usize::from(row.is_client_hold());
                 seen.insert(key, self.log.sightings.len());
                 self.log.sightings.push(row.sighting(target, not_before_us, (low_us, high_us)));
             } else {
@@ -201,7 +210,10 @@ impl State {
             }
         }
         for (key, index) in &self.open {
-            if !seen.contains_key(key) {
+            if depth == Depth::Glance && key.is_granted() && !self.log.sightings[*index].package {
+                // Only full looks list what clients hold.
+                seen.insert(key.clone(), *index);
+            } else if !seen.contains_key(key) {
                 let sighting = &mut self.log.sightings[*index];
                 sighting.gone_us = Some(high_us);
                 sighting.gone_within_transaction = transactions.contains(&(key.session, key.vxid.clone()));
@@ -210,6 +222,9 @@ impl State {
         self.open = seen;
         self.open_sessions = sessions;
         self.last_look_us = Some(low_us);
+        if depth == Depth::Full {
+            self.last_full_us = Some(low_us);
+        }
         if self.log.looks.len() < LOOKS_MAX {
             self.log.looks.push((low_us, high_us));
         }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use crate::check::Outcome;
 use crate::evidence::{Difference, Evidence, WriteFate};
 use crate::figures::{count, cut, duration_us, thousands};
-use crate::lock::{GapTime, LockRecord, RecorderTrust};
+use crate::lock::{GapTime, LockMode, LockOrder, LockRecord, OrderedLock, RecorderTrust};
 use crate::render::{markdown, quantile};
 use crate::report::Report;
 use crate::traffic::{Model, RouteSummary};
@@ -155,8 +155,40 @@ fn locks(evidence: &Evidence) -> Markup {
                  Other: restarts, a pool without a free connection, the machine."
             }
         }
+        @if let Some(order) = &locks.order { (lock_order(order)) }
         @if !locks.leftovers.is_empty() {
             ul { @for left in &locks.leftovers { li { (left.kind) " " (left.object) ", after " (left.phase) } } }
+        }
+    }
+}
+
+fn lock_order(order: &LockOrder) -> Markup {
+    let lock = |lock: &OrderedLock| {
+        html! {
+            (lock.mode.map_or("a lock", LockMode::sql)) " on " (lock.relation)
+            @if let Some(statement) = &lock.statement { br; code { (cut(statement, 200)) } }
+        }
+    };
+    html! {
+        h3 { "Order of locks" }
+        @if !order.cycles.is_empty() {
+            div.scroll { table {
+                thead { tr { th { "deadlock" } th { "who" } th { "had" } th { "asked for" } th.n { "transactions" } } }
+                tbody { @for cycle in order.cycles.iter().take(ROWS_MAX) { @for side in [&cycle.package, &cycle.other] {
+                    tr {
+                        td { (if cycle.fired { "fired" } else { "possible" }) }
+                        td { (side.role) }
+                        td.wrap { (lock(&side.first)) }
+                        td.wrap { (lock(&side.second)) }
+                        td.n { (thousands(cycle.transactions)) }
+                    }
+                } } }
+            } }
+        }
+        p.how {
+            "The package held one existing relation while it asked for another in " (count(order.package_pairs, "case")) ". Of "
+            (count(order.client_transactions, "client transaction")) " a sample met one that held a relation before it took the \
+             next; what no sample met may go another way."
         }
     }
 }

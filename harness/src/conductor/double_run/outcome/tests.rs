@@ -44,7 +44,7 @@ fn accounts(first: &[&str], second: &[&str]) -> [Account; 2] {
             events.push(event(LogKind::Statement { text: text.trim_start_matches('!').to_owned() }));
             if text.starts_with('!') {
                 let (sqlstate, message) = ("P0001".to_owned(), String::new());
-                events.push(event(LogKind::Failed { sqlstate, message }));
+                events.push(event(LogKind::Failed { sqlstate, message, deadlock: Vec::new() }));
             }
         }
     }

@@ -256,26 +256,37 @@ impl Stage {
         self.until(&condition).await;
     }
 
-    /// Waits until a sample that began after now has ended; at the slow pace each one lists what clients hold.
+    /// Waits until a sample that began after now has ended; at the slow pace each one lists what clients hold. Two of what
+    /// the activity view shows as one: the first may be the preparation of the sampler's statement, and no sample.
     async fn until_looked(&mut self) {
-        let now: String =
-            sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(&mut self.admin).await.unwrap();
-        let sql = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' \
-             AND application_name = 'fulldress-recorder' AND query LIKE '%everyone AS MATERIALIZED%' \
-             AND query_start > '{now}'::timestamptz"
-        );
-        let looked = async {
+        for _ in 0..2 {
+            let now: String = sqlx::query_scalar("SELECT clock_timestamp()::text")
+                .fetch_one(&mut self.admin)
+                .await
+                .unwrap();
+            let sql = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' \
+                 AND application_name = 'fulldress-recorder' AND query LIKE '%everyone AS MATERIALIZED%' \
+                 AND query_start > '{now}'::timestamptz"
+            );
+            self.until_counted(&sql).await;
+        }
+    }
+
+    async fn until_counted(&mut self, sql: &str) {
+        let reached = async {
             loop {
-                let count: i64 =
-                    sqlx::query_scalar(AssertSqlSafe(sql.clone())).fetch_one(&mut self.admin).await.unwrap();
+                let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+                    .fetch_one(&mut self.admin)
+                    .await
+                    .unwrap();
                 if count > 0 {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, looked).await.expect("a sample");
+        tokio::time::timeout(PATIENCE, reached).await.expect(sql);
     }
 
     /// A client's transaction that writes two tables, seen in between, and a package that changes orders and then quiet.

@@ -57,14 +57,28 @@ impl Holding {
             self.granted_first_us = later.granted_first_us;
             self.granted_first_low_us = later.granted_first_low_us;
         }
+        let before = |at: &i64| self.granted_first_us.is_none_or(|first| *at < first);
+        self.not_before_us = self.not_before_us.max(later.not_before_us.filter(before));
+        if later.granted_last_us >= self.granted_last_us && later.sources.contains(&LockSource::Sampler) {
+            self.gone_us = later.gone_us;
+            self.gone_within_transaction = later.gone_within_transaction;
+        }
         self.granted_last_us = self.granted_last_us.max(later.granted_last_us);
         self.granted_last_high_us = self.granted_last_high_us.max(later.granted_last_high_us);
-        self.gone_us = later.gone_us;
-        self.gone_within_transaction = later.gone_within_transaction;
         self.wait_since_us = self.wait_since_us.or(later.wait_since_us);
         self.waiting_last_us = self.waiting_last_us.max(later.waiting_last_us);
         self.waiting_gone_us = later.waiting_gone_us.or(self.waiting_gone_us);
         self.sources.extend(later.sources);
+    }
+
+    /// When it was first seen, held or waited for.
+    fn begun_us(&self) -> i64 {
+        [self.granted_first_us, self.wait_since_us].into_iter().flatten().min().unwrap_or(i64::MAX)
+    }
+
+    /// Earliest instant at which it can last have been seen.
+    fn lasted_us(&self) -> i64 {
+        self.granted_last_us.max(self.waiting_last_us.unwrap_or(i64::MIN))
     }
 }
 
@@ -80,13 +94,13 @@ pub(super) fn drafts(
     looks: &[(i64, i64)],
     end_us: i64,
 ) -> Vec<Draft> {
-    let mut holdings: BTreeMap<HoldingKey, Epochs> = BTreeMap::new();
+    let mut holdings: BTreeMap<HoldingKey, Vec<Holding>> = BTreeMap::new();
     take_sightings(&mut holdings, timeline, sightings, looks);
     take_notes(&mut holdings, timeline);
     let mut drafts: Vec<Draft> = Vec::new();
-    for ((vxid, oid, mode), epochs) in holdings {
+    for ((vxid, oid, mode), seen) in holdings {
         let name = names.get(&oid).map_or("", String::as_str);
-        for draft in drafts_of(timeline, (&vxid, oid, mode), epochs, name, end_us) {
+        for draft in drafts_of(timeline, (&vxid, oid, mode), seen, name, end_us) {
             match drafts.iter_mut().find(|known| same_lock(known, &draft)) {
                 // CREATE INDEX CONCURRENTLY keeps its lock across its own transactions.
                 Some(known) if known.mode == draft.mode => merge(known, draft),
@@ -100,30 +114,26 @@ pub(super) fn drafts(
     drafts
 }
 
-/// The holdings of one key by the number of rollbacks to savepoints before them.
-type Epochs = BTreeMap<usize, Holding>;
-
 /// A lock that was taken after a savepoint ends with the rollback to it, and may be taken again; one that was taken before
 /// goes on.
 fn drafts_of(
     timeline: &Timeline<'_>,
     (vxid, oid, mode): (&str, u32, LockMode),
-    epochs: Epochs,
+    mut seen: Vec<Holding>,
     name: &str,
     end_us: i64,
 ) -> Vec<Draft> {
     let undone = timeline.undone_in(vxid);
     let mut drafts = Vec::new();
-    let mut left = epochs.into_iter().peekable();
-    while let Some((_, mut holding)) = left.next() {
+    seen.sort_by_key(Holding::begun_us);
+    let mut left = seen.into_iter().peekable();
+    while let Some(mut holding) = left.next() {
         narrow_by_notes(timeline, (vxid, oid, mode), &mut holding);
         let (statement, _) = locate(timeline, (vxid, oid, mode), &holding, name);
-        let end = undone
-            .iter()
-            .enumerate()
-            .find(|(_, (undo, _))| (undo.savepoint + 1..undo.rollback).contains(&statement));
-        let (until, released) = end.map_or((usize::MAX, None), |(index, (_, span))| (index, Some(*span)));
-        while let Some((_, later)) = left.next_if(|(epoch, _)| *epoch <= until) {
+        let of_statement = |(undo, _): &&(Undo, _)| (undo.savepoint + 1..undo.rollback).contains(&statement);
+        let released = undone.iter().find(of_statement).map(|(_, span)| *span);
+        let goes_on = |later: &Holding| released.is_none_or(|(_, to_us)| later.lasted_us() <= to_us);
+        while let Some(later) = left.next_if(goes_on) {
             holding.go_on(later);
         }
         narrow_by_notes(timeline, (vxid, oid, mode), &mut holding);
@@ -167,7 +177,7 @@ fn drop_covered(drafts: &mut Vec<Draft>) {
 }
 
 fn take_sightings(
-    holdings: &mut BTreeMap<HoldingKey, Epochs>,
+    holdings: &mut BTreeMap<HoldingKey, Vec<Holding>>,
     timeline: &Timeline<'_>,
     sightings: &[&Sighting],
     looks: &[(i64, i64)],
@@ -178,29 +188,22 @@ fn take_sightings(
         let not_before_us = sighting.not_before_us.unwrap_or(i64::MIN);
         let ended = || timeline.ending_between(sighting.last_us, sighting.first_us, not_before_us);
         let vxid = ending.then(ended).flatten().unwrap_or(&sighting.vxid);
-        let epochs = holdings.entry((vxid.to_owned(), *oid, mode)).or_default();
-        let undone = timeline.undone_in(vxid);
-        for (epoch, piece) in pieces(sighting, &undone, looks) {
-            take_sighting(epochs.entry(epoch).or_default(), &piece, looks);
-        }
+        let pieces = pieces(sighting, &timeline.undone_in(vxid), looks);
+        let seen = holdings.entry((vxid.to_owned(), *oid, mode)).or_default();
+        seen.extend(pieces.iter().map(|piece| sighted(piece, looks)));
     }
 }
 
 /// A sighting cut at the rollbacks to savepoints: what was let go there may have been taken again before the next look.
-fn pieces(
-    sighting: &Sighting,
-    undone: &[(Undo, (i64, i64))],
-    looks: &[(i64, i64)],
-) -> Vec<(usize, Sighting)> {
+fn pieces(sighting: &Sighting, undone: &[(Undo, (i64, i64))], looks: &[(i64, i64)]) -> Vec<Sighting> {
     let mut pieces = Vec::new();
     let mut rest = sighting.clone();
-    for (epoch, (_, (from_us, to_us))) in undone.iter().enumerate() {
+    for (_, (from_us, to_us)) in undone {
         if rest.first_us > *from_us {
             continue;
         }
         if rest.last_us < *to_us {
-            pieces.push((epoch, rest));
-            return pieces;
+            break;
         }
         let mut before = rest.clone();
         before.last_us = looks
@@ -209,62 +212,51 @@ fn pieces(
             .map_or(rest.first_us, |index| looks[index].0.max(rest.first_us));
         before.gone_us = Some(*to_us);
         before.gone_within_transaction = true;
-        pieces.push((epoch, before));
+        pieces.push(before);
         let next = looks.get(looks.partition_point(|look| look.0 < *to_us));
         rest.first_us = next.map_or(rest.last_us, |look| look.1);
         rest.not_before_us = Some(*from_us);
     }
-    let epoch = undone.iter().filter(|(_, (from_us, _))| *from_us < rest.first_us).count();
-    pieces.push((epoch, rest));
+    pieces.push(rest);
     pieces
 }
 
-fn take_sighting(holding: &mut Holding, sighting: &Sighting, looks: &[(i64, i64)]) {
-    holding.sources.insert(LockSource::Sampler);
-    if sighting.granted {
-        let first = holding.granted_first_us.is_none_or(|first| sighting.first_us < first);
-        if first {
-            holding.granted_first_us = Some(sighting.first_us);
-            let look = looks.get(looks.partition_point(|look| look.1 < sighting.first_us));
-            holding.granted_first_low_us =
-                look.filter(|look| look.1 == sighting.first_us).map_or(sighting.first_us, |look| look.0);
-            holding.not_before_us = sighting.not_before_us;
-        }
-        if sighting.last_us >= holding.granted_last_us {
-            holding.granted_last_us = sighting.last_us;
-            let look = looks.get(looks.partition_point(|look| look.0 < sighting.last_us));
-            holding.granted_last_high_us =
-                look.filter(|look| look.0 == sighting.last_us).map_or(sighting.last_us, |look| look.1);
-            holding.gone_us = sighting.gone_us;
-            holding.gone_within_transaction = sighting.gone_within_transaction;
-        }
-    } else {
-        let since_us = sighting.wait_since_us.unwrap_or(sighting.first_us);
-        holding.wait_since_us = Some(holding.wait_since_us.map_or(since_us, |known| known.min(since_us)));
-        holding.waiting_last_us = holding.waiting_last_us.max(Some(sighting.last_us));
+/// What one sighting tells of a holding.
+fn sighted(sighting: &Sighting, looks: &[(i64, i64)]) -> Holding {
+    let mut holding = Holding { sources: BTreeSet::from([LockSource::Sampler]), ..Holding::default() };
+    if !sighting.granted {
+        holding.wait_since_us = Some(sighting.wait_since_us.unwrap_or(sighting.first_us));
+        holding.waiting_last_us = Some(sighting.last_us);
         holding.waiting_gone_us = sighting.gone_us;
+        return holding;
     }
+    let first = looks.get(looks.partition_point(|look| look.1 < sighting.first_us));
+    let first = first.filter(|look| look.1 == sighting.first_us);
+    let last = looks.get(looks.partition_point(|look| look.0 < sighting.last_us));
+    let last = last.filter(|look| look.0 == sighting.last_us);
+    holding.granted_first_us = Some(sighting.first_us);
+    holding.granted_first_low_us = first.map_or(sighting.first_us, |look| look.0);
+    holding.not_before_us = sighting.not_before_us;
+    holding.granted_last_us = sighting.last_us;
+    holding.granted_last_high_us = last.map_or(sighting.last_us, |look| look.1);
+    holding.gone_us = sighting.gone_us;
+    holding.gone_within_transaction = sighting.gone_within_transaction;
+    holding
 }
 
-fn take_notes(holdings: &mut BTreeMap<HoldingKey, Epochs>, timeline: &Timeline<'_>) {
+fn take_notes(holdings: &mut BTreeMap<HoldingKey, Vec<Holding>>, timeline: &Timeline<'_>) {
     for placed in &timeline.notes {
         let vxid = placed.vxid.unwrap_or_default();
-        let undone = timeline.undone_in(vxid);
-        let epoch = undone.iter().filter(|(undo, _)| undo.rollback < placed.statement).count();
         for lock in placed.note.locks.iter().filter(|lock| lock.4) {
             let Some(mode) = lock.mode() else { continue };
-            let epochs = holdings.entry((vxid.to_owned(), lock.0, mode)).or_default();
-            let holding = epochs.entry(epoch).or_default();
-            holding.sources.insert(LockSource::EventTrigger);
-            let at_us = placed.note.at_us;
-            if holding.granted_first_us.is_none_or(|first| at_us < first) {
-                holding.granted_first_us = Some(at_us);
-                holding.granted_first_low_us = placed.note.began_us;
-            }
-            if placed.note.began_us > holding.granted_last_us {
-                holding.granted_last_us = placed.note.began_us;
-                holding.granted_last_high_us = at_us;
-            }
+            holdings.entry((vxid.to_owned(), lock.0, mode)).or_default().push(Holding {
+                sources: BTreeSet::from([LockSource::EventTrigger]),
+                granted_first_low_us: placed.note.began_us,
+                granted_first_us: Some(placed.note.at_us),
+                granted_last_us: placed.note.began_us,
+                granted_last_high_us: placed.note.at_us,
+                ..Holding::default()
+            });
         }
     }
 }

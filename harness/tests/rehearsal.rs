@@ -290,6 +290,36 @@ fn a_postgresql_that_dies_during_the_upgrade_is_exit_code_5(stage: Stage) {
     assert!(!reason.contains("HINT"), "{reason}");
 }
 
+/// PostgreSQL restarts by itself when one of its sessions is killed: the rehearsal goes on, and says what it missed.
+#[test]
+fn a_postgresql_that_restarts_during_the_soak_lets_no_lock_check_pass() {
+    let _machine = shared();
+    let mut stage = Stage::new();
+    stage.forgive_timing();
+    // A recovering server writes every file to disk first, which is not what is tried here.
+    stage.table("mirror.database.settings").insert("fsync".to_owned(), "off".into());
+    let mut rehearsal = stage.start("safe");
+    rehearsal.await_event(&phase("soak"));
+    let session = await_some("a session of the shop", PATIENCE, || {
+        let all = stage.processes();
+        let line =
+            all.iter().find(|line| line.contains("postgres: ") && line.contains(" storefront storefront "));
+        line?.split_whitespace().next()?.parse().ok().and_then(Pid::from_raw)
+    });
+    kill_process(session, Signal::KILL).unwrap();
+    let ended = rehearsal.finish(PATIENCE);
+    stage.assert_clean();
+    let report = stage.report();
+    assert!(report.evidence.interrupted.is_none(), "{:?} {}", report.evidence.interrupted, ended.stderr);
+    let on_recorder = ["EVID-RECORDER", "LOCK-HOLD", "LOCK-WAIT", "LOCK-MIGRATION", "LOCK-TIMEOUT"];
+    for check in report.checks.iter().filter(|check| on_recorder.contains(&check.id.to_string().as_str())) {
+        assert_ne!(check.outcome, Outcome::Pass, "{}: {}", check.id, check.evidence);
+    }
+    assert_ne!(ended.code, Some(0), "{}", ended.stdout);
+    let told = &report.evidence.locks.as_ref().unwrap().trust.disagreements;
+    assert!(told.iter().any(|one| one.contains("the sampler lost the server")), "{told:?}");
+}
+
 /// A copy of a package with one more line at the end of a script.
 fn with_line(stage: &Stage, kind: &str, script: &str, line: &str) -> PathBuf {
     let copy = stage.path().join("package");

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use fulldress_workloads::clock::Clock;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tokio::sync::Mutex;
@@ -26,6 +27,11 @@ use crate::upgrade::script_host::ScriptHost;
 /// Last byte of the address from which the first script host's sessions reach PostgreSQL. All of 127.0.0.0/8 is
 /// loopback, and the application comes from 127.0.0.1.
 const FIRST_SOURCE: u8 = 9;
+
+/// SQLSTATE of a server that starts, recovers or shuts down.
+const CANNOT_CONNECT_NOW: &str = "57P03";
+/// Pause between two attempts while it does.
+const COMING_UP_PAUSE: Duration = Duration::from_millis(25);
 
 /// A mirror on this machine.
 pub struct LocalMirror {
@@ -157,10 +163,15 @@ impl Mirror for LocalMirror {
 
     async fn connect(&self) -> Result<PgConnection, MirrorError> {
         let cluster = self.cluster.lock().await;
-        cluster
-            .connect(&self.plan.mirror.database.name)
-            .await
-            .map_err(|error| database_error("cannot be reached", &error))
+        let (clock, limit_us) = (Clock::start(), self.plan.mirror.start_timeout_s * 1_000_000);
+        loop {
+            match cluster.connect(&self.plan.mirror.database.name).await {
+                Err(error) if comes_up(&error) && clock.now_us() < limit_us => {
+                    tokio::time::sleep(COMING_UP_PAUSE).await;
+                }
+                connected => return connected.map_err(|error| database_error("cannot be reached", &error)),
+            }
+        }
     }
 
     async fn dump_schema(&self) -> Result<String, MirrorError> {
@@ -241,6 +252,14 @@ impl Mirror for LocalMirror {
         self.services.stop_all().await;
         self.cluster.lock().await.stop().await;
     }
+}
+
+/// Whether the server is there and lets nobody in yet: one of its sessions crashed, and it recovers by itself.
+fn comes_up(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| code == CANNOT_CONNECT_NOW)
 }
 
 fn placeholders(plan: &Plan, cluster: &Cluster, host_root: &Path) -> BTreeMap<String, String> {

@@ -12,7 +12,6 @@ mod privilege;
 mod schedule;
 mod scripts;
 mod shell;
-mod sql;
 mod unit;
 mod word;
 

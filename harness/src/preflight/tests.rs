@@ -445,6 +445,8 @@ proptest::proptest! {
     #[test]
     fn no_text_panics_the_reader(text in "[ -~\n]{0,200}|([$`\"'(){}<>|&;\\\\\n#a ]){0,80}") {
         super::invocation::follow(&text);
-        super::sql::statements(&text, 1);
+        let pieces = fulldress_reports::sql::pieces(&text, 1);
+        proptest::prop_assert!(pieces.iter().all(|piece| piece.text.len() == piece.code.len()));
+        proptest::prop_assert_eq!(fulldress_reports::sql::only_sql(&text).len(), text.len());
     }
 }

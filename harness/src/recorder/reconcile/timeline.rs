@@ -5,7 +5,9 @@
 use crate::recorder::log::{LogEvent, LogKind, RESOLUTION_US};
 use crate::recorder::observation::SessionId;
 use crate::recorder::sampler::Sighting;
-use crate::recorder::statement::{SchemaChange, schema_change, split};
+use fulldress_reports::sql::split;
+
+use crate::recorder::statement::{SchemaChange, schema_change};
 use crate::recorder::triggers::{NoteEvent, TriggerNote};
 
 /// Longest delay that is believed between a statement's arrival and its line in the log, microseconds.

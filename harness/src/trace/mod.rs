@@ -197,7 +197,7 @@ async fn on_cluster(
         }
         all.push(finish(script, seen));
     }
-    trace(&mut admin, all).await
+    trace(request, &mut admin, all).await
 }
 
 /// Gives what the setups made to the migrator, and makes that a member of the roles that they made.
@@ -226,11 +226,23 @@ async fn hand_over(database: &PgConnectOptions) -> Result<(), sqlx::Error> {
 /// Whether statements of one transaction may ask again for locks that it has: the lock table does not show that. A file
 /// that goes back to a savepoint has no meaning statement by statement.
 fn wants_a_look_alone(script: &Prepared<'_>) -> bool {
-    let plain = script.statements.iter().filter(|statement| statement.class == Class::Plain).count();
     let goes_back = script.statements.iter().any(|statement| {
         statement.class == Class::Savepoint || statement.is("ROLLBACK") || statement.is("ABORT")
     });
-    script.transactions != Transactions::Statement && plain > 1 && !goes_back
+    // A copy costs more than most scripts: none where each statement has its transaction to itself.
+    let mut open = script.transactions == Transactions::File;
+    let mut beside = 0;
+    let mut most = 0;
+    for statement in &script.statements {
+        match statement.class {
+            Class::Begin => (open, beside) = (true, 0),
+            Class::End => open = false,
+            Class::Plain if open => beside += 1,
+            _ => {}
+        }
+        most = most.max(beside);
+    }
+    most > 1 && !goes_back
 }
 
 /// Runs a script statement by statement on a copy of the database.
@@ -262,13 +274,15 @@ async fn remove(admin: &mut PgConnection, name: &str) -> Result<(), sqlx::Error>
 fn finish(script: &Prepared<'_>, seen: Vec<Seen>) -> Script {
     let traced = script.statements.iter().zip(seen).enumerate();
     let statements = traced.map(|(index, (statement, seen))| seen.traced(index + 1, statement)).collect();
-    let mut script =
-        Script { file: script.source.file.clone(), transactions: script.transactions, statements };
-    hazard::annotate(&mut script);
-    script
+    Script { file: script.source.file.clone(), transactions: script.transactions, statements }
 }
 
-async fn trace(connection: &mut PgConnection, scripts: Vec<Script>) -> Result<Trace, Error> {
+async fn trace(
+    request: &Request,
+    connection: &mut PgConnection,
+    mut scripts: Vec<Script>,
+) -> Result<Trace, Error> {
+    hazard::annotate(&mut scripts, !request.independent);
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(connection).await?;
     // Distributions add their own word behind the number.
     let server_version = version.split_whitespace().next().unwrap_or_default().to_owned();
@@ -312,7 +326,7 @@ pub async fn on_database(request: &Request, url: &str, run: &Arc<RunFolder>) -> 
         let mut runner = Runner::start(&options, &options).await?;
         all.push(finish(script, runner.run(&script.statements, script.transactions).await?));
     }
-    trace(&mut admin, all).await
+    trace(request, &mut admin, all).await
 }
 
 /// Has psql run a setup, since a dump has commands and rows that only psql understands.

@@ -12,6 +12,7 @@ mod privilege;
 mod schedule;
 mod scripts;
 mod shell;
+mod sql;
 mod unit;
 mod word;
 
@@ -89,6 +90,12 @@ pub const RULES: &[Rule] = &[
         subject: "literal credentials in any file",
         reads_scripts: false,
         apply: credential::apply,
+    },
+    Rule {
+        check: CheckId::PreSql,
+        subject: "hazards that SQL of steps and of psql states",
+        reads_scripts: false,
+        apply: sql::apply,
     },
 ];
 

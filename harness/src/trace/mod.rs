@@ -21,6 +21,7 @@ use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
 
+use crate::lint::lint;
 use crate::mirror::cluster::{Cluster, Programs, own, uuid};
 use crate::mirror::{MirrorError, PACKAGE_ROLE, SUPERUSER};
 use crate::process::{Launch, RunFolder};
@@ -283,10 +284,31 @@ async fn trace(
     mut scripts: Vec<Script>,
 ) -> Result<Trace, Error> {
     hazard::annotate(&mut scripts, !request.independent);
+    for (script, source) in scripts.iter_mut().zip(&request.scripts) {
+        annotate_unrun(script, &source.text);
+    }
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(connection).await?;
     // Distributions add their own word behind the number.
     let server_version = version.split_whitespace().next().unwrap_or_default().to_owned();
     Ok(Trace { schema: SCHEMA.to_owned(), server_version, scripts })
+}
+
+/// Statements that did not run have nothing measured: what their text states is better than nothing. Elsewhere what was
+/// measured stands alone.
+fn annotate_unrun(script: &mut Script, text: &str) {
+    let unrun = |statement: &fulldress_reports::trace::Statement| {
+        statement.unobserved.as_deref() == Some(run::NOT_RUN)
+    };
+    if !script.statements.iter().any(unrun) {
+        return;
+    }
+    for found in lint(text).found {
+        // A finding may stand on a later line of its statement.
+        let statement = script.statements.iter_mut().rfind(|statement| statement.line <= found.line);
+        if let Some(statement) = statement.filter(|statement| unrun(statement)) {
+            statement.hazards.push(found.hazard.id.to_owned());
+        }
+    }
 }
 
 /// Traces on a database that is there. Its schema changes.

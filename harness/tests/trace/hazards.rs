@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use fulldress::lint::rules_that_speak;
 use fulldress::trace::Request;
-use fulldress_reports::hazard::{self, Executed, Hazard, Shown};
+use fulldress_reports::hazard::{self, Executed, Hazard, Linted, Shown};
 use fulldress_reports::trace::Script;
 
 use super::sessions::{self, Play};
@@ -24,7 +25,7 @@ fn hazards_are_shown_by_their_bad_examples_and_not_by_the_good_ones() {
         for (version, running) in running {
             let executed = running.join().unwrap();
             if version == 15 {
-                let both: Vec<_> = executed.into_iter().map(|executed| (executed, Vec::new())).collect();
+                let both: Vec<_> = executed.into_iter().zip(hazard::all().map(linted)).collect();
                 reference = hazard::reference(&both);
             }
         }
@@ -39,6 +40,13 @@ fn hazards_are_shown_by_their_bad_examples_and_not_by_the_good_ones() {
     }
     let written = std::fs::read_to_string(&path).unwrap();
     assert!(written == reference, "docs/hazards.md differs from what the examples do: write it again");
+}
+
+/// What squawk says about the examples of a hazard.
+fn linted(hazard: &Hazard) -> Vec<Linted> {
+    let (bad, good) = (rules_that_speak(hazard.bad), rules_that_speak(hazard.good));
+    let said = |rule: &&'static str| Linted { rule, bad: bad.contains(rule), good: good.contains(rule) };
+    hazard.squawk.iter().map(said).collect()
 }
 
 /// The examples of all hazards on one version, in the order of the records.
@@ -108,6 +116,15 @@ fn a_script_that_undoes_another_is_held_against_it() {
     };
     assert!(scripts(true));
     assert!(!scripts(false), "it ran without the other");
+}
+
+#[test]
+fn statements_that_did_not_run_have_what_their_text_states() {
+    let stage = Stage::new();
+    let statements = stage.statements("SELECT 1 / 0;\n\nCREATE INDEX fresh\n  ON plain (a);\nSELECT 1;\n");
+    assert_eq!(statements[0].hazards, ["fails"]);
+    assert!(statements[1].hazards.iter().any(|id| id == "index-build-blocks-writes"), "{statements:#?}");
+    assert_eq!(statements[2].hazards, [""; 0]);
 }
 
 #[test]

@@ -120,7 +120,7 @@ pub struct Preflight {
 
 /// Ids of hazards, and all of them.
 fn hazard_id() -> clap::builder::PossibleValuesParser {
-    let ids = fulldress_reports::hazard::HAZARDS.iter().map(|hazard| hazard.id);
+    let ids = fulldress_reports::hazard::all().map(|hazard| hazard.id);
     clap::builder::PossibleValuesParser::new(ids.chain(["all"]))
 }
 

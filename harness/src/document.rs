@@ -2,6 +2,7 @@
 //!
 //! Used by the manifest and the inventory; `miette` shows the span when a command prints the error.
 
+pub use fulldress_reports::sql::line_of;
 use std::ops::Range;
 
 use miette::{Diagnostic, MietteError, NamedSource, SourceCode, SourceSpan, SpanContents};
@@ -114,11 +115,4 @@ impl<'text> Document<'text> {
             self.text.get(from..).and_then(|rest| rest.find(needle)).map_or(from, |offset| from + offset);
         line_of(self.text, found)
     }
-}
-
-/// Line of a byte offset, counted from 1.
-#[must_use]
-pub fn line_of(text: &str, offset: usize) -> u32 {
-    let newlines = text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
-    u32::try_from(newlines + 1).unwrap_or(u32::MAX)
 }

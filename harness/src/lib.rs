@@ -11,6 +11,7 @@ pub mod document;
 pub mod events;
 pub mod http;
 pub mod inventory;
+pub mod lint;
 pub mod mirror;
 pub mod package;
 pub mod plan;

@@ -228,6 +228,7 @@ fn preflight_ends_with_0_1_or_2() {
         "PRE-SCHEDULE",
         "PRE-ENDPOINT",
         "PRE-CREDENTIAL",
+        "PRE-SQL",
     ] {
         assert!(found.stdout.contains(id), "{id}: {}", found.stdout);
     }

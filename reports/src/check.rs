@@ -124,6 +124,9 @@ checks! {
     PreCredential "PRE-CREDENTIAL" true Count 0.0 "no credential in scripts"
         "No file of the package carries a hard-coded credential."
         "Take the credential from the environment, and replace the one that was shipped.";
+    PreSql "PRE-SQL" false Count 0.0 "no hazard stated in SQL"
+        "No SQL that a step or psql runs states a hazard that can be told without running it; the checks of locks measure the rest."
+        "See the hazard in docs/hazards.md, and what to do instead.";
     UpgStep "UPG-STEP" true Count 0.0 "upgrade steps end well"
         "Every step of the upgrade ended well, within its time limit and its tries."
         "See the step's log, and repair it or what it expects.";

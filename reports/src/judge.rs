@@ -96,7 +96,8 @@ fn rule_of(id: CheckId) -> fn(&Case<'_>) -> Ruling {
         | CheckId::PrePath
         | CheckId::PreSchedule
         | CheckId::PreEndpoint
-        | CheckId::PreCredential => package::preflight,
+        | CheckId::PreCredential
+        | CheckId::PreSql => package::preflight,
         CheckId::UpgStep => roll::steps,
         CheckId::LockHold => lock::hold,
         CheckId::LockWait => lock::wait,

@@ -33,7 +33,7 @@ const SPANS: [(Phase, u64, u64); 6] = [
 const PROBES: [CheckId; 5] =
     [CheckId::RollFlag, CheckId::RollWebhook, CheckId::RollSchedule, CheckId::RollUnit, CheckId::RollFile];
 /// Checks of preflight.
-const PREFLIGHT: [CheckId; 7] = [
+const PREFLIGHT: [CheckId; 8] = [
     CheckId::PrePrivilege,
     CheckId::PreUnit,
     CheckId::PreConfigKey,
@@ -41,6 +41,7 @@ const PREFLIGHT: [CheckId; 7] = [
     CheckId::PreSchedule,
     CheckId::PreEndpoint,
     CheckId::PreCredential,
+    CheckId::PreSql,
 ];
 
 /// A rehearsal in which every check passes.

@@ -1,4 +1,6 @@
 //! SQL as tokens: enough to tell words from literals and comments, and statements from each other.
+//!
+//! The one reader of SQL: hazards, recorder, trace and preflight all take a file apart here.
 
 /// A piece of SQL as the scanner sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,135 @@ pub fn tokens(text: &str) -> impl Iterator<Item = (Token<'_>, usize)> {
         at += length;
         Some((token, start))
     })
+}
+
+/// The statements of a script that was sent as one string, without the semicolons between them. Bodies in dollar quotes
+/// and of SQL-standard functions are part of theirs.
+#[must_use]
+pub fn split(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    let mut dollar: Option<&str> = None;
+    let mut atomic_depth = 0_u32;
+    for (token, at) in tokens(text) {
+        match token {
+            Token::Word(word) if word.starts_with('$') => match dollar {
+                None => dollar = Some(word),
+                Some(open) if open == word => dollar = None,
+                Some(_) => {}
+            },
+            // The body of a SQL-standard function: BEGIN ATOMIC … END.
+            Token::Word(word) if dollar.is_none() && word.eq_ignore_ascii_case("atomic") => atomic_depth += 1,
+            Token::Word(word) if atomic_depth > 0 && word.eq_ignore_ascii_case("end") => atomic_depth -= 1,
+            Token::Symbol(";") if dollar.is_none() && atomic_depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts.retain(|part| tokens(part).any(|(token, _)| matches!(token, Token::Word(_))));
+    parts
+}
+
+/// A statement, or what a body in dollar quotes has between two semicolons; comments are blanks, offsets and lines are
+/// kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Without comments.
+    pub text: String,
+    /// Without comments and the content of literals.
+    pub code: String,
+    first_line: u32,
+}
+
+impl Piece {
+    fn empty(first_line: u32) -> Self {
+        Self { text: String::new(), code: String::new(), first_line }
+    }
+
+    /// Line of a byte offset of the text.
+    #[must_use]
+    pub fn line_at(&self, offset: usize) -> u32 {
+        let before = self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
+        self.first_line + u32::try_from(before).unwrap_or(u32::MAX)
+    }
+
+    /// Adds a piece of source; what is not shown becomes blanks, so that offsets stay right.
+    fn take(&mut self, source: &str, in_text: bool, in_code: bool) {
+        for (shown, into) in [(in_text, &mut self.text), (in_code, &mut self.code)] {
+            if shown {
+                into.push_str(source);
+            } else {
+                blank(source, into);
+            }
+        }
+    }
+}
+
+/// As many bytes of blanks, lines kept.
+fn blank(source: &str, into: &mut String) {
+    into.extend(source.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
+}
+
+/// Pieces of a text whose first line has the number `line`. Bodies in dollar quotes are code, too: functions and DO blocks
+/// run what they contain. A command of psql is a piece of its own.
+#[must_use]
+pub fn pieces(text: &str, line: u32) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut current = Piece::empty(line);
+    let mut next_line = line;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (kind, mut length) = token(rest);
+        let is_command = kind == Token::Symbol("\\");
+        if is_command {
+            // It ends with its line.
+            length = rest.find('\n').unwrap_or(rest.len());
+            pieces.push(std::mem::replace(&mut current, Piece::empty(next_line)));
+        }
+        let (source, after) = rest.split_at(length);
+        rest = after;
+        let shown = kind != Token::Comment;
+        current.take(source, shown, shown && (kind != Token::Literal || is_command));
+        next_line += u32::try_from(source.bytes().filter(|byte| *byte == b'\n').count()).unwrap_or(u32::MAX);
+        if is_command || kind == Token::Symbol(";") {
+            pieces.push(std::mem::replace(&mut current, Piece::empty(next_line)));
+        }
+    }
+    pieces.push(current);
+    pieces.retain(|piece| !piece.text.trim().is_empty());
+    pieces
+}
+
+/// A text with blanks for its comments, and a semicolon and blanks for each command of psql: what is left is SQL, at the
+/// same offsets.
+#[must_use]
+pub fn only_sql(text: &str) -> String {
+    let mut sql = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (kind, mut length) = token(rest);
+        if kind == Token::Symbol("\\") {
+            length = rest.find('\n').unwrap_or(rest.len());
+            sql.push(';');
+            blank(&rest[1..length], &mut sql);
+        } else if kind == Token::Comment {
+            blank(&rest[..length], &mut sql);
+        } else {
+            sql.push_str(&rest[..length]);
+        }
+        rest = &rest[length..];
+    }
+    sql
+}
+
+/// Line of a byte offset, counted from 1.
+#[must_use]
+pub fn line_of(text: &str, offset: usize) -> u32 {
+    let before = text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
+    u32::try_from(before + 1).unwrap_or(u32::MAX)
 }
 
 /// The token at the beginning of a text that is not empty, and its length in bytes.
@@ -122,7 +253,47 @@ fn dollar_delimiter(text: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Token, tokens};
+    use super::{Token, only_sql, pieces, split, tokens};
+
+    #[test]
+    fn scripts_split_at_semicolons_of_the_top_level_only() {
+        let script =
+            "select ';'; /* ; */ DO $$ a; b; $$; create function f() begin atomic select 1; end; -- ;\n";
+        let parts = split(script);
+        assert_eq!(parts.len(), 3);
+        assert!(parts[1].contains("a; b;") && parts[2].contains("select 1; end"));
+    }
+
+    #[test]
+    fn pieces_keep_lines_and_commands_of_psql_end_with_theirs() {
+        let text = "-- it's\nselect 'a;b' /* ' */\n\\gexec\n\\echo don't\ndo $$ begin x('y'); end $$;\n";
+        let pieces = pieces(text, 10);
+        let shown: Vec<(u32, &str)> = pieces
+            .iter()
+            .map(|piece| (piece.line_at(piece.text.len() - piece.text.trim_start().len()), piece.text.trim()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (11, "select 'a;b'"),
+                (12, "\\gexec"),
+                (13, "\\echo don't"),
+                (14, "do $$ begin x('y');"),
+                (14, "end $$;")
+            ]
+        );
+        assert_eq!(pieces[0].code.trim(), "select");
+        assert_eq!(pieces[0].text.len(), pieces[0].code.len());
+    }
+
+    #[test]
+    fn only_sql_keeps_offsets() {
+        let text = "select 1 -- ä\n\\gexec\ncreate index i on t (x);";
+        let sql = only_sql(text);
+        assert_eq!(sql.len(), text.len());
+        assert_eq!(sql.find("create"), text.find("create"));
+        assert_eq!(split(&sql).len(), 2);
+    }
 
     #[test]
     fn literals_and_comments_hold_no_words() {

@@ -68,6 +68,12 @@ pub struct Statement {
     pub rebuilt: Vec<String>,
     /// Relations read from end to end, with the rows read.
     pub scanned: Vec<Scan>,
+    /// Indexes that are INVALID after it and were not before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub invalid_indexes: Vec<String>,
+    /// Foreign keys that it made and whose columns begin no index, as `table.constraint`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unindexed_foreign_keys: Vec<String>,
     /// From sending it to its answer, without the time that the tracer itself held it up.
     pub duration_us: u64,
     /// `lock_timeout` in force when it began; 0 is no limit.
@@ -158,6 +164,12 @@ impl Statement {
         }
         for scan in &self.scanned {
             _ = writeln!(out, "    reads all of {} ({} rows)", scan.relation, thousands(scan.rows));
+        }
+        for index in &self.invalid_indexes {
+            _ = writeln!(out, "    leaves the INVALID index {index}");
+        }
+        for key in &self.unindexed_foreign_keys {
+            _ = writeln!(out, "    the foreign key {key} has no index");
         }
         if let Some(error) = &self.error {
             _ = writeln!(out, "    error {}: {}", error.sqlstate, error.message);

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
+use fulldress_reports::sql::pieces;
 use regex::Regex;
 
 use crate::inventory::Inventory;
 
 use super::invocation::{self, Argument, Invocation};
 use super::word::UNKNOWN;
-use super::{Report, Scene, sql};
+use super::{Report, Scene};
 
 /// How a program names the host that it calls.
 enum Names {
@@ -372,7 +373,7 @@ fn judge_sql(text: &str, line: u32, file: &str, inventory: &Inventory, report: &
     else {
         return;
     };
-    for statement in sql::statements(text, line) {
+    for statement in pieces(text, line) {
         if !call.is_match(&statement.code) {
             continue;
         }

@@ -91,6 +91,12 @@ pub const RULES: &[Rule] = &[
         reads_scripts: false,
         apply: credential::apply,
     },
+    Rule {
+        check: CheckId::PreSql,
+        subject: "hazards that SQL of steps and of psql states",
+        reads_scripts: false,
+        apply: sql::apply,
+    },
 ];
 
 /// Applies every rule.

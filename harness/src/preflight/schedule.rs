@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use fulldress_reports::sql::pieces;
 use regex::Regex;
 
 use crate::inventory::unit_suffix;
@@ -11,7 +12,7 @@ use crate::package::manifest::Action;
 
 use super::invocation::Invocation;
 use super::scripts::{ScriptFile, roles, rollback_of, written};
-use super::{Report, Scene, sql, unit};
+use super::{Report, Scene, unit};
 
 /// Folders and files whose entries are scheduled; cron(8).
 const CRON_PATHS: &[&str] = &[
@@ -188,7 +189,7 @@ static PG_CRON: LazyLock<Option<Regex>> =
 fn sql_tasks(package: &Package, file: &str) -> Tasks {
     let mut tasks = Tasks::default();
     let (Some(content), Some(pattern)) = (package.files.get(file), PG_CRON.as_ref()) else { return tasks };
-    for statement in sql::statements(&String::from_utf8_lossy(&content.bytes), 1) {
+    for statement in pieces(&String::from_utf8_lossy(&content.bytes), 1) {
         for found in pattern.captures_iter(&statement.text) {
             let at = found.get(0).map_or(0, |whole| whole.start());
             let name = found.get(2).map_or("", |name| name.as_str());

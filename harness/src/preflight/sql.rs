@@ -1,110 +1,50 @@
-//! SQL text taken apart into statements without their comments, for rules that look for calls.
+//! PRE-SQL: hazards that the SQL of a package states.
 
-use crate::document::line_of;
+use super::invocation::Invocation;
+use super::{Report, Scene};
+use crate::lint::lint;
+use crate::package::manifest::Action;
 
-/// One statement; comments are blanks, offsets and lines are kept.
-#[derive(Debug)]
-pub(super) struct Statement {
-    pub(super) text: String,
-    /// The text with the content of string literals blanked as well.
-    pub(super) code: String,
-    first_line: u32,
-}
-
-impl Statement {
-    /// Line of a byte offset of the text.
-    pub(super) fn line_at(&self, offset: usize) -> u32 {
-        self.first_line + line_of(&self.text, offset) - 1
-    }
-}
-
-/// Statements of a text whose first line has the number `line`. Bodies in dollar quotes are code, too: functions
-/// and DO blocks run what they contain.
-pub(super) fn statements(text: &str, line: u32) -> Vec<Statement> {
-    let mut lexer = Lexer { rest: text, line, statements: Vec::new(), current: empty(line) };
-    while let Some(first) = lexer.rest.chars().next() {
-        lexer.step(first);
-    }
-    lexer.end();
-    lexer.statements
-}
-
-fn empty(line: u32) -> Statement {
-    Statement { text: String::new(), code: String::new(), first_line: line }
-}
-
-struct Lexer<'text> {
-    rest: &'text str,
-    line: u32,
-    statements: Vec<Statement>,
-    current: Statement,
-}
-
-impl Lexer<'_> {
-    fn step(&mut self, first: char) {
-        if self.rest.starts_with("--") {
-            let end = self.rest.find('\n').unwrap_or(self.rest.len());
-            self.take(end, false, false);
-        } else if self.rest.starts_with("/*") {
-            let end = self.rest.find("*/").map_or(self.rest.len(), |at| at + 2);
-            self.take(end, false, false);
-        } else if first == '\'' {
-            let escapes = self.current.text.ends_with(['e', 'E']);
-            let end = literal_end(self.rest, escapes);
-            self.take(end, true, false);
-        } else if first == '\\' && self.current.text.trim().is_empty() {
-            // A command of psql ends with its line.
-            let end = self.rest.find('\n').unwrap_or(self.rest.len());
-            self.take(end, true, true);
-            self.end();
-        } else if first == ';' {
-            self.take(1, true, true);
-            self.end();
-        } else {
-            self.take(first.len_utf8(), true, true);
+pub(super) fn apply(scene: &Scene<'_>, report: &mut Report) {
+    let package = scene.input.package;
+    let is_sql = |action: &&Action| matches!(action, Action::Sql { .. });
+    let up = package.manifest.steps.iter().map(|step| &step.action);
+    let down = package.manifest.steps.iter().filter_map(super::scripts::rollback_of);
+    let mut names: Vec<&str> = up.chain(down).filter(is_sql).filter_map(Action::package_file).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        if let Some(file) = package.files.get(name) {
+            judge(&String::from_utf8_lossy(&file.bytes), 1, name, report);
         }
     }
-
-    /// Moves bytes into the statement; what is not shown becomes blanks so that offsets stay right.
-    fn take(&mut self, bytes: usize, in_text: bool, in_code: bool) {
-        let (taken, rest) = self.rest.split_at(bytes);
-        for character in taken.chars() {
-            let blank = |shown: bool, into: &mut String| {
-                if shown || character == '\n' {
-                    into.push(character);
-                } else {
-                    into.extend(std::iter::repeat_n(' ', character.len_utf8()));
-                }
-            };
-            blank(in_text, &mut self.current.text);
-            blank(in_code, &mut self.current.code);
-            self.line += u32::from(character == '\n');
-        }
-        self.rest = rest;
-    }
-
-    fn end(&mut self) {
-        let statement = std::mem::replace(&mut self.current, empty(self.line));
-        if !statement.text.trim().is_empty() {
-            self.statements.push(statement);
+    for script in &scene.scripts {
+        for invocation in script.execution.invocations.iter().filter(|one| one.program == "psql") {
+            judge_invocation(invocation, script.name, report);
         }
     }
 }
 
-/// Bytes up to and with the closing quote; a doubled quote is part of the literal, and in `E'…'` an escaped one.
-fn literal_end(text: &str, escapes: bool) -> usize {
-    let bytes = text.as_bytes();
-    let mut at = 1;
-    while at < bytes.len() {
-        if escapes && bytes[at] == b'\\' {
-            at += 1;
-        } else if bytes[at] == b'\'' {
-            if bytes.get(at + 1) != Some(&b'\'') {
-                return at + 1;
-            }
-            at += 1;
-        }
-        at += 1;
+/// SQL that a script hands to psql is what a file of a step would be.
+fn judge_invocation(invocation: &Invocation, file: &str, report: &mut Report) {
+    if let Some((body, line)) = &invocation.heredoc {
+        // What the shell would take away before psql reads it; lines stay.
+        judge(&body.replace("\\$", "$").replace("\\`", "`"), *line, file, report);
     }
-    text.len()
+    for command in invocation.option(&["-c", "--command"]).into_iter().flat_map(|text| text.values) {
+        judge(&command, invocation.line, file, report);
+    }
+}
+
+fn judge(text: &str, first_line: u32, file: &str, report: &mut Report) {
+    let findings = lint(text);
+    for found in findings.found {
+        let hazard = found.hazard;
+        let what = format!("{} (`{}`): {}", hazard.name, hazard.id, hazard.what);
+        let place = (file, first_line + found.line - 1);
+        report.add(format!("{file}: {}", hazard.id), place, what).remedy = Some(hazard.remedy.to_owned());
+    }
+    for (line, why) in findings.unread {
+        report.note((file, first_line + line - 1), why);
+    }
 }

@@ -421,6 +421,42 @@ fn hostile_nesting_ends_in_a_sentence_and_not_in_the_stack() {
 }
 
 #[test]
+fn sql() {
+    let step =
+        "[[step]]\nid = \"10\"\nkind = \"sql\"\nfile = \"up.sql\"\nrollback = { file = \"down.sql\" }\n";
+    let found = |up: &str, down: &str| {
+        Case::new().file("up.sql", up).file("down.sql", down).manifest(step).found(CheckId::PreSql)
+    };
+    assert_eq!(
+        found(
+            "SET lock_timeout = '1s';\n\nCREATE INDEX i ON orders (state);\n",
+            "SET lock_timeout = '1s';\nDROP INDEX i;\n"
+        ),
+        [
+            "down.sql: index-drop-blocks @ down.sql:2",
+            "down.sql: not-rerunnable @ down.sql:2",
+            "up.sql: index-build-blocks-writes @ up.sql:3",
+            "up.sql: not-rerunnable @ up.sql:3",
+        ]
+    );
+    assert_eq!(
+        found("CREATE INDEX CONCURRENTLY i ON orders (state);", "DROP INDEX CONCURRENTLY IF EXISTS i;"),
+        ["up.sql: not-rerunnable @ up.sql:1"]
+    );
+    assert_eq!(found("SELECT 1;", "SELECT 1;"), [""; 0]);
+    // SQL that a script hands to psql counts as well, at the script's line.
+    script(
+        CheckId::PreSql,
+        "psql <<SQL\nSET lock_timeout = '1s';\nREFRESH MATERIALIZED VIEW m;\nSQL\npsql -c 'SET lock_timeout = 1; TRUNCATE t'",
+        &["up.sh: refresh-blocks-readers @ up.sh:3", "up.sh: truncate-blocks @ up.sh:5"],
+    );
+    script(CheckId::PreSql, "echo 'TRUNCATE t'", &[]);
+    // The body of a block is no statement of its own, however the shell has it escaped.
+    let block = "psql <<SQL\nBEGIN;\nDO \\$\\$\nBEGIN\n  UPDATE t SET x = 1;\nEND\n\\$\\$;\nCOMMIT;\nSQL\n";
+    script(CheckId::PreSql, block, &[]);
+}
+
+#[test]
 fn what_is_no_shell_script_or_comes_from_a_pipe_is_noted() {
     let evidence = Case::new().script("#!/usr/bin/env python3\nimport os\nos.system('sudo x')\n").run();
     assert_eq!(evidence.notes, ["up.sh: a script for python3; it was searched for credentials only"]);
@@ -445,6 +481,8 @@ proptest::proptest! {
     #[test]
     fn no_text_panics_the_reader(text in "[ -~\n]{0,200}|([$`\"'(){}<>|&;\\\\\n#a ]){0,80}") {
         super::invocation::follow(&text);
-        super::sql::statements(&text, 1);
+        let pieces = fulldress_reports::sql::pieces(&text, 1);
+        proptest::prop_assert!(pieces.iter().all(|piece| piece.text.len() == piece.code.len()));
+        proptest::prop_assert_eq!(fulldress_reports::sql::only_sql(&text).len(), text.len());
     }
 }

@@ -30,35 +30,6 @@ pub fn normalise(text: &str, limit: usize) -> String {
     trimmed.chars().take(limit).collect()
 }
 
-/// The statements of a script that was sent as one string, without the semicolons between them.
-#[must_use]
-pub fn split(text: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut start = 0;
-    let mut dollar: Option<&str> = None;
-    let mut atomic_depth = 0_u32;
-    for (token, at) in tokens(text) {
-        match token {
-            Token::Word(word) if word.starts_with('$') => match dollar {
-                None => dollar = Some(word),
-                Some(open) if open == word => dollar = None,
-                Some(_) => {}
-            },
-            // The body of a SQL-standard function: BEGIN ATOMIC … END.
-            Token::Word(word) if dollar.is_none() && word.eq_ignore_ascii_case("atomic") => atomic_depth += 1,
-            Token::Word(word) if atomic_depth > 0 && word.eq_ignore_ascii_case("end") => atomic_depth -= 1,
-            Token::Symbol(";") if dollar.is_none() && atomic_depth == 0 => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts.retain(|part| !first_words(part, 1).is_empty());
-    parts
-}
-
 /// The first words of a statement in capitals, comments skipped.
 #[must_use]
 pub fn first_words(text: &str, count: usize) -> Vec<String> {
@@ -199,7 +170,7 @@ fn strip_leading_comments(text: &str) -> &str {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{PackageFiles, SchemaChange, first_words, mentions, normalise, schema_change, split};
+    use super::{PackageFiles, SchemaChange, first_words, mentions, normalise, schema_change};
 
     #[test]
     fn literals_go_and_identifiers_stay() {
@@ -216,15 +187,6 @@ mod tests {
             assert_eq!(normalise(statement, 400), expected);
         }
         assert_eq!(normalise("select äöü", 8), "select ä");
-    }
-
-    #[test]
-    fn scripts_split_at_semicolons_of_the_top_level_only() {
-        let script =
-            "select ';'; /* ; */ DO $$ a; b; $$; create function f() begin atomic select 1; end; -- ;\n";
-        let parts = split(script);
-        assert_eq!(parts.len(), 3);
-        assert!(parts[1].contains("a; b;") && parts[2].contains("select 1; end"));
     }
 
     #[test]

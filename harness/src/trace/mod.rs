@@ -21,6 +21,7 @@ use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
 
+use crate::lint::lint;
 use crate::mirror::cluster::{Cluster, Programs, own, uuid};
 use crate::mirror::{MirrorError, PACKAGE_ROLE, SUPERUSER};
 use crate::process::{Launch, RunFolder};
@@ -154,7 +155,7 @@ pub async fn embedded(request: &Request, run: &Arc<RunFolder>) -> Result<Trace, 
     let mut cluster = Cluster::create(programs, run, "trace", settings, Duration::from_secs(60)).await?;
     cluster.start().await?;
     let traced = on_cluster(request, &scripts, &cluster, psql.as_deref(), run).await;
-    let traced = match traced {
+    let traced = match annotated(request, traced) {
         Err(Error::Lost { trace, .. }) if dies(&mut cluster).await => {
             let what = format!("PostgreSQL died while the scripts ran: {}", cluster.last_words());
             Err(Error::Lost { what, trace })
@@ -302,11 +303,23 @@ async fn hand_over(database: &PgConnectOptions) -> Result<(), sqlx::Error> {
 /// Whether statements of one transaction may ask again for locks that it has: the lock table does not show that. A file
 /// that goes back to a savepoint has no meaning statement by statement.
 fn wants_a_look_alone(script: &Prepared<'_>) -> bool {
-    let plain = script.statements.iter().filter(|statement| statement.class == Class::Plain).count();
     let goes_back = script.statements.iter().any(|statement| {
         statement.class == Class::Savepoint || statement.is("ROLLBACK") || statement.is("ABORT")
     });
-    script.transactions != Transactions::Statement && plain > 1 && !goes_back
+    // A copy costs more than most scripts: none where each statement has its transaction to itself.
+    let mut open = script.transactions == Transactions::File;
+    let mut beside = 0;
+    let mut most = 0;
+    for statement in &script.statements {
+        match statement.class {
+            Class::Begin => (open, beside) = (true, 0),
+            Class::End => open = false,
+            Class::Plain if open => beside += 1,
+            _ => {}
+        }
+        most = most.max(beside);
+    }
+    most > 1 && !goes_back
 }
 
 /// A copy of the scripts' database as it is now; nobody may be connected to that.
@@ -323,10 +336,7 @@ async fn remove(admin: &mut PgConnection, name: &str) -> Result<(), sqlx::Error>
 fn finish(script: &Prepared<'_>, seen: Vec<Seen>) -> Script {
     let traced = script.statements.iter().zip(seen).enumerate();
     let statements = traced.map(|(index, (statement, seen))| seen.traced(index + 1, statement)).collect();
-    let mut script =
-        Script { file: script.source.file.clone(), transactions: script.transactions, statements };
-    hazard::annotate(&mut script);
-    script
+    Script { file: script.source.file.clone(), transactions: script.transactions, statements }
 }
 
 /// A trace of this server without scripts yet.
@@ -335,6 +345,45 @@ async fn empty(connection: &mut PgConnection) -> Result<Trace, sqlx::Error> {
     // Distributions add their own word behind the number.
     let server_version = version.split_whitespace().next().unwrap_or_default().to_owned();
     Ok(Trace { schema: SCHEMA.to_owned(), server_version, scripts: Vec::new() })
+}
+
+/// Adds the hazards to what was traced, also where the database was lost.
+fn annotated(request: &Request, traced: Result<Trace, Error>) -> Result<Trace, Error> {
+    let annotate = |trace: &mut Trace| {
+        hazard::annotate(&mut trace.scripts, !request.independent);
+        for (script, source) in trace.scripts.iter_mut().zip(&request.scripts) {
+            annotate_unrun(script, &source.text);
+        }
+    };
+    match traced {
+        Ok(mut trace) => {
+            annotate(&mut trace);
+            Ok(trace)
+        }
+        Err(Error::Lost { what, mut trace }) => {
+            annotate(&mut trace);
+            Err(Error::Lost { what, trace })
+        }
+        refused => refused,
+    }
+}
+
+/// Statements that did not run have nothing measured: what their text states is better than nothing. Elsewhere what was
+/// measured stands alone.
+fn annotate_unrun(script: &mut Script, text: &str) {
+    let unrun = |statement: &fulldress_reports::trace::Statement| {
+        statement.unobserved.as_deref() == Some(run::NOT_RUN)
+    };
+    if !script.statements.iter().any(unrun) {
+        return;
+    }
+    for found in lint(text).found {
+        // A finding may stand on a later line of its statement.
+        let statement = script.statements.iter_mut().rfind(|statement| statement.line <= found.line);
+        if let Some(statement) = statement.filter(|statement| unrun(statement)) {
+            statement.hazards.push(found.hazard.id.to_owned());
+        }
+    }
 }
 
 /// Traces on a database that is there. Its schema changes.
@@ -372,10 +421,10 @@ pub async fn on_database(request: &Request, url: &str, run: &Arc<RunFolder>) -> 
     let mut trace = empty(&mut admin).await?;
     for script in &scripts {
         if let Err(lost) = on_given(script, &options, &mut trace.scripts).await {
-            return Err(Error::Lost { what: lost.to_string(), trace: Box::new(trace) });
+            return annotated(request, Err(Error::Lost { what: lost.to_string(), trace: Box::new(trace) }));
         }
     }
-    Ok(trace)
+    annotated(request, Ok(trace))
 }
 
 async fn on_given(

@@ -16,6 +16,9 @@ use super::script::{Class, Statement};
 use super::stops::{STOPPERS_MAX, Stops};
 use crate::recorder::statement::mentions;
 
+/// Said of statements after the one that failed.
+pub(super) const NOT_RUN: &str = "not run: an earlier statement failed";
+
 /// Why a trace cannot go on: the instrument failed, not a statement.
 #[derive(Debug, thiserror::Error)]
 #[error("the database could not be observed: {0}")]
@@ -31,6 +34,8 @@ pub(super) struct Seen {
     rewritten: Vec<String>,
     rebuilt: Vec<String>,
     scanned: Vec<Scan>,
+    invalid_indexes: Vec<String>,
+    unindexed_foreign_keys: Vec<String>,
     duration_us: u64,
     timeouts: (u64, u64),
     error: Option<SqlError>,
@@ -63,6 +68,8 @@ impl Seen {
             rewritten: self.rewritten,
             rebuilt: self.rebuilt,
             scanned: self.scanned,
+            invalid_indexes: self.invalid_indexes,
+            unindexed_foreign_keys: self.unindexed_foreign_keys,
             duration_us: self.duration_us,
             lock_timeout_ms: self.timeouts.0,
             statement_timeout_ms: self.timeouts.1,
@@ -165,7 +172,7 @@ impl Runner {
             let stop = seen.error.is_some();
             all.push(seen);
             if stop {
-                let unobserved = Some("not run: an earlier statement failed".to_owned());
+                let unobserved = Some(NOT_RUN.to_owned());
                 all.resize(statements.len(), Seen { unobserved, ..Seen::default() });
                 // The connection may be what failed.
                 let _ = (&mut self.migrator).execute("ROLLBACK").await;
@@ -260,6 +267,11 @@ impl Runner {
         }
         let timeouts = self.effective_timeouts().await?;
         let own_before = self.own().await?;
+        let makes_key = mentions(&statement.sql, "references");
+        let unindexed = match makes_key {
+            true => names_of(&mut self.migrator, UNINDEXED).await?,
+            false => BTreeSet::new(),
+        };
         let started_us = self.clock.now_us();
         let sent = send(&mut self.migrator, &statement.sql);
         let (sent, passing) = self.observer.watch(sent, async |_| Ok(())).await?;
@@ -298,6 +310,10 @@ impl Runner {
             let (old_file, old_scans, old_rows) = own_before.get(oid).copied().unwrap_or_default();
             seen.changed(relation, *file != old_file, scans - old_scans, rows - old_rows, statement);
         }
+        if makes_key {
+            let left = names_of(&mut self.migrator, UNINDEXED).await?;
+            seen.unindexed_foreign_keys = left.difference(&unindexed).cloned().collect();
+        }
         seen.sort();
         Ok(seen)
     }
@@ -307,6 +323,7 @@ impl Runner {
         let timeouts = self.effective_timeouts().await?;
         self.flush().await?;
         let before = self.observer.relations().await?;
+        let invalid = names_of(&mut self.migrator, INVALID).await?;
         let touched = self.touched(statement, &before).await?;
         let names: Vec<String> =
             touched.iter().filter_map(|oid| Some(before.get(oid)?.name.clone())).collect();
@@ -350,6 +367,8 @@ impl Runner {
                 statement,
             );
         }
+        let left = names_of(&mut self.migrator, INVALID).await?;
+        seen.invalid_indexes = left.difference(&invalid).cloned().collect();
         seen.before = before.keys().copied().collect();
         seen.sort();
         Ok(seen)
@@ -450,6 +469,31 @@ impl Seen {
             self.locks.extend(again);
         }
     }
+}
+
+/// Indexes that no query uses since their build has not ended.
+const INVALID: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) \
+     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+     WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname !~ '^pg_'";
+/// Foreign keys whose columns, in any order, begin no valid index of their table.
+const UNINDEXED: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.relname) || '.' \
+     || pg_catalog.quote_ident(c.conname) \
+     FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class t ON t.oid = c.conrelid \
+     JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
+     WHERE c.contype = 'f' AND NOT EXISTS ( \
+         SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.conrelid AND i.indisvalid AND i.indpred IS NULL \
+         AND c.conkey @> (i.indkey::pg_catalog.int2[])[0:pg_catalog.cardinality(c.conkey) - 1] \
+         AND (i.indkey::pg_catalog.int2[])[0:pg_catalog.cardinality(c.conkey) - 1] @> c.conkey)";
+
+/// Names that a query gives.
+async fn names_of(
+    connection: &mut PgConnection,
+    query: &'static str,
+) -> Result<BTreeSet<String>, TraceError> {
+    // Not kept as a prepared statement: DISCARD ALL would take it away.
+    let read = sqlx::query_scalar::<_, String>(query).persistent(false);
+    Ok(read.fetch_all(connection).await?.into_iter().collect())
 }
 
 /// Sends a statement as it is: one query of the simple protocol.

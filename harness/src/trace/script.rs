@@ -1,10 +1,10 @@
 //! A script as its statements, and how a migrator would wrap them into transactions.
 
-use fulldress_reports::sql::{Token, tokens};
+use fulldress_reports::sql::{Token, split, tokens};
 use fulldress_reports::trace::Transactions;
 
 use crate::document::line_of;
-use crate::recorder::statement::{first_words, split};
+use crate::recorder::statement::first_words;
 
 /// A statement of a script.
 #[derive(Debug, Clone, PartialEq, Eq)]

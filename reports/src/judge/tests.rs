@@ -59,6 +59,7 @@ fn firing(id: CheckId) -> (Change, Outcome) {
         CheckId::PreSchedule => (|e| preflight_finds(e, CheckId::PreSchedule), Fail),
         CheckId::PreEndpoint => (|e| preflight_finds(e, CheckId::PreEndpoint), Fail),
         CheckId::PreCredential => (|e| preflight_finds(e, CheckId::PreCredential), Fail),
+        CheckId::PreSql => (|e| preflight_finds(e, CheckId::PreSql), Fail),
         CheckId::LockHold | CheckId::LockWait => {
             (|e| e.locks.as_mut().unwrap().records.push(sample::long_lock()), Fail)
         }

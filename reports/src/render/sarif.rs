@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::check::{CHECKS, CheckRecord};
 use crate::finding::{Finding, Place};
-use crate::hazard::{self, HAZARDS};
+use crate::hazard;
 use crate::report::Report;
 use crate::trace::Trace;
 
@@ -39,10 +39,10 @@ impl Renderer for Sarif {
 /// # Errors
 /// When a value has no JSON form; none of the trace's types has such a value.
 pub fn hazards(trace: &Trace, fulldress: &str) -> Result<Vec<u8>, serde_json::Error> {
-    let rules = HAZARDS.iter().map(|hazard| {
+    let rules = hazard::all().map(|hazard| {
         json!({
             "id": hazard.id,
-            "shortDescription": { "text": hazard.id },
+            "shortDescription": { "text": hazard.name },
             "fullDescription": { "text": format!("{} {}", hazard.what, hazard.fires) },
             "help": { "text": hazard.remedy },
             "defaultConfiguration": { "level": "warning" },

@@ -7,9 +7,11 @@
 
 use std::collections::BTreeSet;
 
+use fulldress_reports::sql::split;
+
 use crate::recorder::log::{LogEvent, LogKind, RESOLUTION_US};
 use crate::recorder::sampler::Sighting;
-use crate::recorder::statement::{first_words, split};
+use crate::recorder::statement::first_words;
 use crate::recorder::triggers::TriggerNote;
 
 /// A statement of the session, as the client sent it.

@@ -74,9 +74,15 @@ impl Actors {
         &self.told
     }
 
-    /// Stops them; their connections end with them.
+    /// Stops them; their connections end with them. What is dropped stops too.
     pub fn stop(self) {
-        for task in self.tasks {
+        drop(self);
+    }
+}
+
+impl Drop for Actors {
+    fn drop(&mut self) {
+        for task in &self.tasks {
             task.abort();
         }
     }

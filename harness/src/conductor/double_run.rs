@@ -22,16 +22,23 @@ use tokio::task::JoinSet;
 use self::account::Account;
 use self::outcome::Told;
 use self::watch::{Runner, Seen, Whose};
+use crate::actors::Actors;
 use crate::inventory::Inventory;
 use crate::mirror::{Mirror, MirrorError};
 use crate::package::Package;
 use crate::package::manifest::{OnFailure, Step};
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::process::RunFolder;
+use crate::proofs::data;
 use crate::proofs::schema::SchemaFingerprint;
 use crate::recorder::log::{LogEvents, LogReader};
 use crate::recorder::observation::MigrationLock;
 use crate::upgrade::steps::{RunnerParts, StepRunner};
+
+/// How long the reader beside two runners keeps a change waiting: longer than one runner starts after the other, and shorter
+/// than the lock_timeout of most packages, which may try again after the pause.
+const READER_HOLD_MS: u64 = 150;
+const READER_PAUSE_MS: u64 = 100;
 
 /// A clone of the mirror with two runners.
 pub struct Trial {
@@ -127,7 +134,9 @@ impl Trial {
         let mut watcher = JoinSet::new();
         watcher.spawn(watch::watch(Arc::clone(&self.mirror), whose.clone(), Arc::clone(&seen)));
         let runs = Mutex::new([Vec::new(), Vec::new()]);
+        let reader = self.start_reader().await?;
         let ended = self.run_both(at_step, &runs).await;
+        reader.stop();
         drop(watcher);
         let seen = lock(&seen).clone();
         let events = self.read_log(&mut log).await?;
@@ -150,6 +159,24 @@ impl Trial {
             runner.stop().await;
         }
         self.mirror.stop().await;
+    }
+
+    /// Starts a reader of all tables, behind which a change of the schema waits for a moment, as in production: a migration of
+    /// a few milliseconds would be over before the second runner comes, and nothing would have been tried.
+    async fn start_reader(&self) -> Result<Actors, MirrorError> {
+        let tables = data::tables(&mut self.mirror.connect().await?).await.map_err(unread)?;
+        let long_reader = plan::LongReader {
+            enabled: true,
+            relations: Vec::new(),
+            hold_ms: READER_HOLD_MS,
+            pause_ms: READER_PAUSE_MS,
+        };
+        let actors = plan::Actors {
+            long_reader,
+            idle_transaction: plan::IdleTransaction { enabled: false, ..plan::IdleTransaction::default() },
+            analyze: plan::Analyze { enabled: false, ..plan::Analyze::default() },
+        };
+        Ok(Actors::start(&self.mirror.server(), &actors, &tables))
     }
 
     /// Whether both came to their end within the plan's limit; what has not ended then is killed.

@@ -53,6 +53,14 @@ pub async fn reset_statistics(connection: &mut PgConnection) -> Result<(), sqlx:
     sqlx::query("SELECT pg_stat_reset()").execute(connection).await.map(|_| ())
 }
 
+/// Every table, schema-qualified.
+///
+/// # Errors
+/// When the catalog cannot be read.
+pub async fn tables(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query(TABLES).fetch_all(connection).await?.iter().map(|row| row.try_get(0)).collect()
+}
+
 /// Rows and bytes of every table, largest first. Rows are counted.
 ///
 /// # Errors

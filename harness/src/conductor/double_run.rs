@@ -135,10 +135,9 @@ impl Trial {
         watcher.spawn(watch::watch(Arc::clone(&self.mirror), whose.clone(), Arc::clone(&seen)));
         let runs = Mutex::new([Vec::new(), Vec::new()]);
         let reader = self.start_reader().await?;
-        let ended = self.run_both(at_step, &runs).await;
+        let (ended, seen) = self.run_both(at_step, &runs, &seen).await;
         reader.stop();
         drop(watcher);
-        let seen = lock(&seen).clone();
         let events = self.read_log(&mut log).await?;
         // What a runner that was cut off leaves is our doing.
         let differences = if ended { alone.upgraded.differences(&self.schema().await?) } else { Vec::new() };
@@ -179,8 +178,13 @@ impl Trial {
         Ok(Actors::start(&self.mirror.server(), &actors, &tables))
     }
 
-    /// Whether both came to their end within the plan's limit; what has not ended then is killed.
-    async fn run_both(&self, at_step: Option<&str>, runs: &Mutex<[Vec<StepRun>; 2]>) -> bool {
+    /// Whether both came to their end within the plan's limit, and what was seen until then; what has not ended is killed.
+    async fn run_both(
+        &self,
+        at_step: Option<&str>,
+        runs: &Mutex<[Vec<StepRun>; 2]>,
+        seen: &Mutex<Seen>,
+    ) -> (bool, Seen) {
         let (go, mut gone) = signal::channel(at_step.is_none());
         let first = self.apply(0, runs, |step| {
             if at_step == Some(step.id.as_str()) {
@@ -199,7 +203,11 @@ impl Trial {
         };
         let limit = Duration::from_secs(self.plan.double_run.limit_s);
         let both = async { tokio::join!(first, second) };
-        tokio::time::timeout(limit, both).await.is_ok()
+        tokio::pin!(both);
+        let ended = tokio::time::timeout(limit, both.as_mut()).await.is_ok();
+        // Before what has not ended is killed, which lets its locks go.
+        let seen = lock(seen).clone();
+        (ended, seen)
     }
 
     async fn apply(&self, runner: Runner, runs: &Mutex<[Vec<StepRun>; 2]>, begins: impl Fn(&Step)) {

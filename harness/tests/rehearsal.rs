@@ -451,6 +451,16 @@ fn what_a_service_calls_outside_is_denied_and_found_when_it_began_with_the_upgra
 /// A rehearsal in containers whose engine can be taken away.
 fn with_engine(play: impl FnOnce(Stage, &EngineProxy)) {
     let _machine = shared();
+    on_engine(play);
+}
+
+/// The same with no other rehearsal beside it: each begins by removing what any that has ended left at the engine.
+fn with_engine_alone(play: impl FnOnce(Stage, &EngineProxy)) {
+    let _machine = alone();
+    on_engine(play);
+}
+
+fn on_engine(play: impl FnOnce(Stage, &EngineProxy)) {
     let Some(mut stage) = Stage::on(Kind::Containers) else { return };
     let engine = EngineProxy::at(stage.path().join("engine.sock"));
     stage.environment.push(("DOCKER_HOST", engine.host()));
@@ -470,7 +480,7 @@ fn the_doctor_cleans_up(stage: &Stage) {
 
 #[test]
 fn an_engine_that_falls_silent_during_the_rollback_ends_it_soon() {
-    with_engine(|stage, engine| {
+    with_engine_alone(|stage, engine| {
         let mut rehearsal = stage.start("unsafe");
         rehearsal.await_event(&phase("rollback"));
         engine.fall_silent();
@@ -505,7 +515,7 @@ fn an_engine_that_is_silent_for_a_moment_ends_nothing() {
 
 #[test]
 fn an_engine_that_dies_during_the_rollback_is_told() {
-    with_engine(|stage, engine| {
+    with_engine_alone(|stage, engine| {
         let mut rehearsal = stage.start("unsafe");
         rehearsal.await_event(&phase("rollback"));
         std::fs::remove_file(engine.path()).unwrap();

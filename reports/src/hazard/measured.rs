@@ -36,10 +36,10 @@ fn annotate_one(script: &mut Script, said: Vec<Vec<String>>) -> Vec<Vec<String>>
         let words = words(&statement.sql);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let begins = matches!(words.as_slice(), ["BEGIN", ..] | ["START", "TRANSACTION", ..]);
-        let found = Case { statement, words: &words, earlier: &earlier }.hazards();
+        let found = Case { statement: &certain(statement), words: &words, earlier: &earlier }.hazards();
         statement.hazards = found.into_iter().map(str::to_owned).collect();
         earlier.transaction(&words);
-        earlier.add(statement, &words);
+        earlier.add(&certain(statement), &words);
         if begins {
             begun = Some(index);
         }
@@ -52,6 +52,15 @@ fn annotate_one(script: &mut Script, said: Vec<Vec<String>>) -> Vec<Vec<String>>
         statement.hazards.push("transaction-left-open".to_owned());
     }
     earlier.said
+}
+
+/// The statement without what was seen by chance: one that fails lets its locks go before anybody can read all of them.
+fn certain(statement: &Statement) -> Statement {
+    let mut certain = statement.clone();
+    if certain.error.is_some() {
+        certain.locks.clear();
+    }
+    certain
 }
 
 /// What earlier statements of the script did.

@@ -121,7 +121,8 @@ fn write_played(out: &mut String, played: &Played) {
 fn write_executed(out: &mut String, statement: &Statement) {
     let sql: Vec<&str> = statement.sql.split_whitespace().collect();
     _ = writeln!(out, "{};", sql.join(" "));
-    for lock in &statement.locks {
+    // Those of a statement that failed are what a look met by chance.
+    for lock in statement.locks.iter().filter(|_| statement.error.is_none()) {
         _ = writeln!(out, "    -- {} on {} {}", lock.mode.sql(), lock.kind, lock.relation);
     }
     for relation in &statement.rewritten {

@@ -4,19 +4,11 @@
 //! Called by the proofs and by whoever compares two states of a history. What a table lost is counted by
 //! [`super::lost`].
 //!
-//! # The hash
-//! A row is written as the server would send it in binary, its columns in the order of their names, and hashed to two
-//! numbers of 64 bits with different seeds; the table's hash is the sum of each over all rows, in 128 bits, so that no
-//! sum overflows. Sums see duplicates, which an exclusive or does not. The whole row is hashed at once: were the hashes
-//! of columns added up, values could change places between rows unseen. Two different tables are taken for equal by
-//! chance with a probability of about 2⁻¹²⁸; it is no protection against somebody who constructs a collision.
-//!
-//! The server's own `hash_record_extended` over the columns is not good enough: it folds 64-bit numbers and times to 32 bits
-//! before the seed plays a part (1 and 4294967296 are one), it is linear in the columns' hashes, and it takes 1.0 for
-//! 1.00. In binary, NULL and an empty text differ, numerics of another scale differ, and so do 0 and −0: a lost scale
-//! is a lost value.
-//!
-//! Types whose binary form holds object ids, which a down and an up again make anew, are written as text.
+//! How a row is hashed stands at [`super::row`]. A table's hash is the sum of its rows' 64-bit hashes and, beside it, the
+//! sum of a second number that each of them gives, both in 128 bits, so that no sum overflows. Sums see duplicates, which
+//! an exclusive or does not. A row that changed is missed with a probability of about 2⁻⁶⁴, and tables whose rows hash
+//! differently are taken for equal with one of about 2⁻¹²⁸; it is no protection against somebody who constructs a
+//! collision.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +16,7 @@ use fulldress_reports::evidence::Difference;
 use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Either, PgConnection, Row};
 
+use super::row::{self, Column, Form, Value};
 use super::surroundings::Surroundings;
 
 /// Least work for which the server takes further processes: they cost a millisecond, and a table's pages are read at
@@ -35,43 +28,18 @@ const GENTLE: [(&str, &str); 1] = [("max_parallel_workers_per_gather", "0")];
 /// Tables in one message to the server: its answer is small, its text is not.
 const TABLES_EACH: usize = 200;
 
-/// Every table's columns. Generated columns follow from the others and are left out. Binary are the server's own
-/// types, if they and their elements can be sent and are no names of objects.
+/// Every table's columns. Generated columns follow from the others and are left out. A type's own binary form is taken
+/// where it is one of the server's types, if it and its elements can be sent and are no names of objects.
 const COLUMNS: &str = "SELECT format('%I.%I', n.nspname, c.relname), quote_ident(a.attname), format_type(a.atttypid, NULL),
-        t.oid < 16384 AND t.typsend <> 0 AND t.typtype <> 'c' AND coalesce(e.typsend <> 0, true)
-            AND coalesce(e.oid, t.oid)::regtype::text !~ '^(reg|record|\"any\"|pg_)' AND a.atttypid <> 'pg_catalog.\"char\"'::regtype
+        CASE WHEN t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'uuid'::regtype, 'text'::regtype, 'varchar'::regtype) THEN t.typname::text
+            WHEN t.oid < 16384 AND t.typsend <> 0 AND t.typtype <> 'c' AND coalesce(e.typsend <> 0, true)
+                AND coalesce(e.oid, t.oid)::regtype::text !~ '^(reg|record|\"any\"|pg_)' THEN t.typsend::text
+            ELSE '' END
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN (pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A')
         ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
     WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'fulldress')
     ORDER BY 1, a.attname";
-
-/// A column, as the digest reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Column {
-    /// Quoted where it must be.
-    pub(super) name: String,
-    /// Its type, without length or precision.
-    pub(super) kind: String,
-    /// Whether its binary form says all, and says it without object ids.
-    binary: bool,
-}
-
-impl Column {
-    /// How it is written.
-    pub(super) fn expression(&self) -> String {
-        if self.binary { self.name.clone() } else { self.as_text() }
-    }
-
-    pub(super) fn as_text(&self) -> String {
-        format!("{}::text", self.name)
-    }
-
-    /// What stands in its place where it is gone.
-    pub(super) fn absent(&self) -> String {
-        if self.binary { format!("NULL::{}", self.kind) } else { "NULL::text".to_owned() }
-    }
-}
 
 /// The tables of a database and their columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,12 +62,10 @@ impl Columns {
                 continue;
             }
             let table = columns.tables.entry(row.try_get(0)?).or_default();
+            // A table without columns has one row of nothing here.
             if let (Some(name), Some(kind)) = (row.try_get(1)?, row.try_get(2)?) {
-                table.push(Column {
-                    name,
-                    kind,
-                    binary: row.try_get::<Option<bool>, _>(3)?.unwrap_or(false),
-                });
+                let form: Option<String> = row.try_get(3)?;
+                table.push(Column { name, kind, form: Form::of(form.as_deref().unwrap_or_default()) });
             }
         }
         Ok(columns)
@@ -180,8 +146,8 @@ impl DataDigest {
         for some in here.chunks(TABLES_EACH) {
             let wanted = |table: &str, column: &Column| columns.tables[table].contains(column);
             let queries = some.iter().map(|(table, now)| {
-                let now: Vec<String> =
-                    now.iter().filter(|column| wanted(table, column)).map(Column::expression).collect();
+                let now: Vec<Value> =
+                    now.iter().filter(|column| wanted(table, column)).map(Column::value).collect();
                 sum(table, &now)
             });
             let script = surroundings.around(settings, &queries.collect::<Vec<_>>().join(";\n"));
@@ -231,18 +197,12 @@ impl DataDigest {
     }
 }
 
-/// Each row of a table as `h1` and `h2`. The inner query must not be merged with the outer one, which `OFFSET 0` sees to:
-/// the row is written once and hashed twice, and further processes may still take part.
-pub(super) fn hashes(table: &str, expressions: &[String]) -> String {
-    let columns = expressions.join(", ");
+/// Rows and both sums of a table. The inner query must not be merged with the outer one, which `OFFSET 0` sees to: each
+/// row is hashed once, and further processes may still take part.
+fn sum(table: &str, row: &[Value]) -> String {
+    let hash = row::hash(row, 1);
     format!(
-        "SELECT hash_record_extended(q.r, 1) AS h1, hash_record_extended(q.r, 2) AS h2 \
-         FROM (SELECT ROW(record_send(ROW({columns}))) AS r FROM ONLY {table} OFFSET 0) q"
+        "SELECT count(*), coalesce(sum(q.h), 0)::text, coalesce(sum(hashint8extended(q.h >> 32, q.h)), 0)::text \
+         FROM (SELECT {hash} AS h FROM ONLY {table} OFFSET 0) q"
     )
-}
-
-/// Rows and both sums of a table.
-fn sum(table: &str, expressions: &[String]) -> String {
-    let hashes = hashes(table, expressions);
-    format!("SELECT count(*), coalesce(sum(h.h1), 0)::text, coalesce(sum(h.h2), 0)::text FROM ({hashes}) h")
 }

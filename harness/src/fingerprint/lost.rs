@@ -13,9 +13,12 @@ use futures_util::TryStreamExt as _;
 use sqlx::postgres::{PgQueryResult, PgRow};
 use sqlx::{AssertSqlSafe, Either, PgConnection, Row};
 
-use super::data::{Column, Columns, hashes};
+use super::data::Columns;
+use super::row::{self, Column, Value};
 use super::surroundings::Surroundings;
 
+/// Seed of the second hash, away from those of the first.
+const SECOND: i64 = 1_000;
 /// Memory of the server's sort.
 const SORT: [(&str, &str); 1] = [("work_mem", "64MB")];
 
@@ -65,11 +68,11 @@ pub async fn lost(
 }
 
 /// How each column is written before and after: a type that changed is no loss where the text of the value is the same.
-fn pairs(then: &[Column], now: &[Column]) -> (Vec<String>, Vec<String>) {
+fn pairs(then: &[Column], now: &[Column]) -> (Vec<Value>, Vec<Value>) {
     let pair = |column: &Column| match now.iter().find(|other| other.name == column.name) {
-        Some(other) if other == column => (column.expression(), other.expression()),
+        Some(other) if other == column => (column.value(), other.value()),
         Some(other) => (column.as_text(), other.as_text()),
-        None => (column.expression(), column.absent()),
+        None => (column.value(), column.absent()),
     };
     then.iter().map(pair).unzip()
 }
@@ -78,10 +81,11 @@ async fn lost_rows(
     before: &mut PgConnection,
     after: &mut PgConnection,
     table: &str,
-    (then, now): &(Vec<String>, Vec<String>),
+    (then, now): &(Vec<Value>, Vec<Value>),
 ) -> Result<u64, sqlx::Error> {
-    let script = |expressions: &[String], surroundings: &Surroundings| {
-        let sorted = format!("{} ORDER BY 1, 2", hashes(table, expressions));
+    let script = |row: &[Value], surroundings: &Surroundings| {
+        let (one, other) = (row::hash(row, 1), row::hash(row, SECOND));
+        let sorted = format!("SELECT {one}, {other} FROM ONLY {table} ORDER BY 1, 2");
         surroundings.around(&SORT, &sorted)
     };
     let then = script(then, &Surroundings::of(before).await?);

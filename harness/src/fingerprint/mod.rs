@@ -15,6 +15,7 @@ mod privileges;
 mod relations;
 mod remarks;
 mod routines;
+mod row;
 mod search;
 mod surroundings;
 mod types;

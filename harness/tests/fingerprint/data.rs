@@ -31,6 +31,10 @@ const TABLES: &str = "
     CREATE TABLE parts (a int) PARTITION BY LIST (a); CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1);
     INSERT INTO parts VALUES (1);
     CREATE TABLE \"Odd.Name\" (\"Odd Column\" int); INSERT INTO \"Odd.Name\" VALUES (1);
+    DO $$ BEGIN EXECUTE 'CREATE TABLE broad (' || (SELECT string_agg('c' || g || ' int8', ', ') FROM generate_series(1, 1500) g) || ')'; END $$;
+    INSERT INTO broad (c1, c900, c1500) VALUES (1, 2, 3), (4, 5, 6);
+    CREATE TABLE sparse (a int, b int, c text, d text, e numeric, f numeric, g bool, h int2);
+    INSERT INTO sparse VALUES (1, NULL, 'x', NULL, 1, NULL, true, 1), (NULL, 1, NULL, 'x', NULL, 1, NULL, NULL), (2, 2, '', '', 2, 2, false, 2);
     CREATE SCHEMA fulldress; CREATE TABLE fulldress.ours (a int)";
 
 /// Changes that must be seen, and in how many rows of which table something is lost.
@@ -52,6 +56,16 @@ const LOSSES: &[(&str, &str, u64)] = &[
     ("DELETE FROM child", "public.child", 1),
     ("DELETE FROM parts", "public.part_1", 1),
     ("DELETE FROM \"Odd.Name\"", "public.\"Odd.Name\"", 1),
+    ("UPDATE t SET big = NULL WHERE id = 5", "public.t", 1),
+    ("UPDATE t SET n = -n WHERE id = 5", "public.t", 1),
+    ("UPDATE broad SET c900 = 7 - c900", "public.broad", 2),
+    ("UPDATE broad SET c1 = c1500, c1500 = c1", "public.broad", 2),
+    ("UPDATE sparse SET a = b, b = a WHERE b IS NULL", "public.sparse", 1),
+    ("UPDATE sparse SET c = d, d = c WHERE c IS NULL", "public.sparse", 1),
+    ("UPDATE sparse SET e = f, f = e WHERE f IS NULL", "public.sparse", 1),
+    ("UPDATE sparse SET c = NULL WHERE c = ''", "public.sparse", 1),
+    ("UPDATE sparse SET g = NULL, h = NULL WHERE a = 2", "public.sparse", 1),
+    ("UPDATE sparse SET a = -1390177563 WHERE a IS NULL", "public.sparse", 1),
     ("UPDATE kinds SET mo = 'sad'", "public.kinds", 1),
     ("UPDATE kinds SET pr = '(1,)'", "public.kinds", 1),
     ("UPDATE kinds SET jb = '{\"a\": 1.0}'", "public.kinds", 1),

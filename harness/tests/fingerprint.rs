@@ -128,14 +128,20 @@ fn line(difference: &Difference) -> String {
     format!("{sign}{} {}", difference.kind, difference.object)
 }
 
-/// Tells every case on one version; those that it does not know are none.
-async fn tell(version: u32, programs: &Path, cases: &[Case], wrong: &mut String) -> Vec<Option<Vec<String>>> {
+/// Tells the wanted cases on one version; those that it does not know are none.
+async fn tell(
+    version: u32,
+    programs: &Path,
+    cases: &[Case],
+    wanted: impl Fn(usize) -> bool,
+    wrong: &mut String,
+) -> Vec<Option<Vec<String>>> {
     let server = Server::with_shop(programs).await;
     let mut connection = server.connect("shop").await;
     let before = schema(&mut connection).await;
     let mut answers = Vec::new();
-    for case in cases {
-        if case.since > version {
+    for (index, case) in cases.iter().enumerate() {
+        if case.since > version || !wanted(index) {
             answers.push(None);
             continue;
         }
@@ -168,12 +174,17 @@ fn every_single_change_is_named() {
     let mut wrong = String::new();
     let mut all = Vec::new();
     let work: Vec<_> = versions().into_iter().collect();
+    let newest = work.last().unwrap().0;
+    let regenerate = std::env::var_os("FULLDRESS_REGENERATE").is_some();
+    // The newest tells every change, the others every second one, by turns.
+    let wanted =
+        |turn: usize, version| move |index: usize| regenerate || version == newest || index % 2 == turn % 2;
     std::thread::scope(|scope| {
-        let threads = work.iter().map(|(version, programs)| {
+        let threads = work.iter().enumerate().map(|(turn, (version, programs))| {
             let cases = &cases;
             scope.spawn(move || {
                 let mut wrong = String::new();
-                let answers = block_on(tell(*version, programs, cases, &mut wrong));
+                let answers = block_on(tell(*version, programs, cases, wanted(turn, *version), &mut wrong));
                 (*version, answers, wrong)
             })
         });
@@ -183,7 +194,7 @@ fn every_single_change_is_named() {
             wrong.push_str(&of_version);
         }
     });
-    if std::env::var_os("FULLDRESS_REGENERATE").is_some() {
+    if regenerate {
         cases::rewrite(&cases, &all);
     }
     assert!(wrong.is_empty(), "{wrong}");

@@ -26,7 +26,8 @@ use std::fmt::Write as _;
 use fulldress_reports::evidence::Difference;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, Either, PgConnection, Row};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Either, PgConnection, Row, ValueRef};
 
 use self::surroundings::Surroundings;
 
@@ -73,9 +74,9 @@ impl SchemaFingerprint {
             if row.len() != 4 {
                 continue;
             }
-            let (kind, object): Name = (row.try_get(0)?, row.try_get(1)?);
-            let definition = row.try_get::<Option<String>, _>(2)?.unwrap_or_default();
-            let parent: Option<String> = row.try_get(3)?;
+            let text = |column: usize| text(&row, column);
+            let (kind, object) = (text(0)?.unwrap_or_default(), text(1)?.unwrap_or_default());
+            let (definition, parent) = (text(2)?.unwrap_or_default(), text(3)?);
             if kind == catalog::ORDER {
                 let order = ColumnOrder { physical: definition, sorted: parent.unwrap_or_default() };
                 fingerprint.column_order.insert(object, order);
@@ -136,6 +137,15 @@ impl SchemaFingerprint {
         }
         counts
     }
+}
+
+/// A column of text; thousands of rows are read, and what a value's type allows needs no check for each.
+fn text(row: &PgRow, column: usize) -> Result<Option<String>, sqlx::Error> {
+    let value = row.try_get_raw(column)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    value.as_str().map(|text| Some(text.to_owned())).map_err(sqlx::Error::Decode)
 }
 
 fn difference((kind, object): &Name, before: Option<&Entry>, after: Option<&Entry>) -> Difference {

@@ -29,7 +29,7 @@ pub(super) const QUERIES: &[Query] = &[
         "SELECT r.name, format('%s valid %s ready %s', pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisready)
             || concat(CASE WHEN NOT i.indislive THEN ' dropping' END, CASE WHEN i.indisclustered THEN ' clustered' END,
             CASE WHEN i.indisreplident THEN ' replica identity' END,
-            ' tablespace ' || (SELECT quote_ident(s.spcname) FROM pg_tablespace s WHERE s.oid = r.reltablespace),
+            ' tablespace ' || CASE WHEN r.reltablespace <> 0 THEN (SELECT quote_ident(s.spcname) FROM pg_tablespace s WHERE s.oid = r.reltablespace) END,
             ' attached to ' || h.inhparent::regclass,
             ' statistics ' || CASE WHEN i.indexprs IS NOT NULL THEN (
                 SELECT string_agg(format('%s:%s', a.attnum, a.attstattarget), ' ' ORDER BY a.attnum)

@@ -2,7 +2,7 @@
 //!
 //! Called by the data digest and by the count of lost rows.
 //!
-//! Each column is hashed with the hash of the columns before it, in the order of their names, as its seed. Were the hashes
+//! Each column is hashed with the hash of the columns before it as its seed, in the order of their names. Were the hashes
 //! of columns added up instead, as `hash_record_extended` does, values could change places between rows unseen. It is
 //! not enough for other reasons as well: it folds 64-bit numbers and times to 32 bits before the seed plays a part (1 and
 //! 4294967296 are one), it ignores a numeric's sign, and it takes 1.0 for 1.00. Here a numeric of another scale is another
@@ -105,27 +105,45 @@ impl Value {
             Form::Cast => {
                 format!("hashtextextended(coalesce({what}::text, '{NULL_TEXT}') COLLATE \"C\", {seed})")
             }
-            // The server hashes bytes only as the element of something.
-            Form::Sent(function) => format!(
-                "hash_array_extended(ARRAY[coalesce({function}({what}), '{NULL_BYTES}'::bytea)], {seed})"
-            ),
+            Form::Sent(_) => seed.to_owned(),
+        }
+    }
+
+    /// The value in binary, if it is hashed so. The server hashes bytes only as the element of something.
+    fn sent(&self) -> Option<String> {
+        match &self.form {
+            Form::Sent(function) => {
+                Some(format!("coalesce({function}({}), '{NULL_BYTES}'::bytea)", self.what))
+            }
+            _ => None,
         }
     }
 }
 
 /// The expression of a row's hash, 64 bits; another seed gives another, independent hash.
 pub(super) fn hash(row: &[Value], seed: i64) -> String {
-    let parts = row.chunks(NESTED_MAX).zip(seed..).map(|(values, part)| {
-        let counted: Vec<&str> =
-            values.iter().filter(|value| value.form == Form::Int4).map(|value| value.what.as_str()).collect();
-        let seed = part * 1_000_003;
-        let first = if counted.is_empty() {
-            format!("{seed}::int8")
-        } else {
-            format!("hashint4extended(num_nulls({}), {seed})", counted.join(", "))
-        };
-        values.iter().fold(first, |seed, value| value.hash(&seed))
-    });
-    let parts: Vec<String> = parts.collect();
+    let parts: Vec<String> =
+        row.chunks(NESTED_MAX).zip(seed..).map(|(values, part)| chain(values, part)).collect();
     if parts.is_empty() { format!("{seed}::int8") } else { parts.join(" # ") }
+}
+
+/// What is sent in binary comes first, in one call for all of it; each of the others has what came before as its seed.
+fn chain(values: &[Value], part: i64) -> String {
+    let counted = values.iter().filter(|value| value.form == Form::Int4);
+    let counted: Vec<&str> = counted.map(|value| value.what.as_str()).collect();
+    let sent: Vec<String> = values.iter().filter_map(Value::sent).collect();
+    let seed = part * 1_000_003;
+    let mut hash = if counted.is_empty() {
+        format!("{seed}::int8")
+    } else {
+        format!("hashint4extended(num_nulls({}), {seed})", counted.join(", "))
+    };
+    if !sent.is_empty() {
+        // The call adds the hashes of the elements up; the outer one sees to it that sums of rows are no sums of columns.
+        hash = format!("hashint4extended(7, hash_array_extended(ARRAY[{}], {hash}))", sent.join(", "));
+    }
+    values
+        .iter()
+        .filter(|value| !matches!(value.form, Form::Sent(_)))
+        .fold(hash, |seed, value| value.hash(&seed))
 }

@@ -32,7 +32,7 @@ impl Surroundings {
     pub(super) async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         let names = FIXED.map(|(name, _)| format!("current_setting('{name}')")).join(", ");
         let query = format!("SELECT current_setting('server_version_num')::int / 10000, {names}");
-        let row = sqlx::query(AssertSqlSafe(query)).fetch_one(connection).await?;
+        let row = sqlx::raw_sql(AssertSqlSafe(query)).fetch_one(connection).await?;
         let before = (1..=FIXED.len()).map(|column| row.try_get(column)).collect::<Result<_, _>>()?;
         Ok(Self { major: row.try_get::<i32, _>(0)?.unsigned_abs(), before })
     }

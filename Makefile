@@ -1,6 +1,6 @@
 # The newcomer's commands: `make rehearsal`, `make rehearsal PACKAGE=unsafe`, `make test`.
 .DEFAULT_GOAL := help
-.PHONY: bench-containers bench-recorder help prerequisites build images clean-images maybe-images rehearsal test lint docs
+.PHONY: bench-containers bench-fingerprint bench-recorder help prerequisites build images clean-images maybe-images rehearsal test lint docs
 
 PACKAGE ?= safe
 # Kind of the mirror: auto (containers where an engine answers), compose or local.
@@ -47,6 +47,9 @@ test: maybe-images ## Run every test, the ones with real PostgreSQL included, an
 
 bench-recorder: prerequisites ## Measure how exact the lock recorder is and what it costs; six minutes on a quiet machine
 	@cargo bench --profile dev --bench recorder
+
+bench-fingerprint: prerequisites ## Measure how long the fingerprints of schema and data take; two minutes on a quiet machine
+	@cargo bench --profile dev --bench fingerprint
 
 bench-containers: images ## Measure what the mirror in containers costs: its gateway, its start, its copies; ten minutes on a quiet machine
 	@for bench in gateway first_request copies; do $(IMAGES) cargo bench --profile dev --bench $$bench || exit 1; done

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod conductor;
 pub mod document;
 pub mod events;
+pub mod fingerprint;
 pub mod http;
 pub mod inventory;
 pub mod lint;

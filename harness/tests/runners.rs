@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fulldress::conductor::double_run::{Alone, Parts, Trial};
+use fulldress::fingerprint::SchemaFingerprint;
 use fulldress::inventory::Inventory;
 use fulldress::mirror::local::LocalMirror;
 use fulldress::mirror::{Mirror, PACKAGE_ROLE, SUPERUSER};
 use fulldress::package::{self, Limits, Package};
 use fulldress::plan::Plan;
 use fulldress::process::RunFolder;
-use fulldress::proofs::schema::SchemaFingerprint;
 use fulldress::recorder::observation::{MigrationLock, PackageIdentity};
 use fulldress::recorder::{Recorder, RecorderConfig, relation_names};
 use fulldress::upgrade::steps::{RunnerParts, StepRunner};

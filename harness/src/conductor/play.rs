@@ -24,15 +24,16 @@ use self::outside::Outside;
 use super::choice::Ground;
 use crate::actors::Actors;
 use crate::events::Events;
+use crate::fingerprint::SchemaFingerprint;
+use crate::fingerprint::data::{Columns, DataDigest};
 use crate::inventory::Inventory;
 use crate::mirror::{Mirror, MirrorError, Outbound};
 use crate::package::Package;
 use crate::plan::Plan;
 use crate::process::{Child, RunFolder};
-use crate::proofs::data::{self, DataFingerprint};
+use crate::proofs::data;
 use crate::proofs::dependents::Watch;
 use crate::proofs::residue::Snapshot;
-use crate::proofs::schema::SchemaFingerprint;
 use crate::recorder::{self, Recorder};
 use crate::upgrade::steps::StepRunner;
 
@@ -62,8 +63,9 @@ pub(super) async fn died(mirror: MirrorCell) -> String {
 /// State from before the upgrade.
 struct Before {
     schema: SchemaFingerprint,
-    data: DataFingerprint,
-    untouched: BTreeSet<String>,
+    /// The tables that the workload leaves alone, as they were.
+    columns: Columns,
+    data: DataDigest,
     residue: Snapshot,
 }
 
@@ -155,8 +157,12 @@ impl Play {
         self.reach.traffic_relations =
             data::read_or_written(&mut mirror.connect().await?).await.map_err(unread)?;
         self.events.tell(Happening::Reach(self.reach.clone()));
-        let data = DataFingerprint::read(&mut mirror.connect().await?, &untouched).await.map_err(unread)?;
-        let before = Before { schema, data, untouched, residue };
+        let mut connection = mirror.connect().await?;
+        let mut columns = Columns::read(&mut connection).await.map_err(unread)?;
+        columns.retain(|table| untouched.contains(table));
+        let data = DataDigest::read_gently(&mut connection, &columns).await.map_err(unread)?;
+        drop(connection);
+        let before = Before { schema, columns, data, residue };
 
         let upgraded = self.upgrade(&mirror, &runner).await?;
         self.roll_back(&mirror, &runner).await?;

@@ -1,24 +1,16 @@
-//! Data fingerprint: row count and order-independent content hash of the tables that the workload leaves
-//! alone, and the sequences, which may never fall behind the largest value of their column.
+//! What the workload leaves alone and what it touches, how large tables are, and whether a sequence fell behind the
+//! largest value of its column.
+//!
+//! Called by the conductor around the data digest, which has a room of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use fulldress_reports::evidence::{DataEvidence, Difference, RelationSize};
+use fulldress_reports::evidence::{Difference, RelationSize};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-/// Rows and content of tables.
-#[derive(Debug, Clone, Default)]
-pub struct DataFingerprint {
-    /// `rows N hash H` by schema-qualified table.
-    tables: BTreeMap<String, String>,
-}
-
 const TABLES: &str =
-    "SELECT format('%I.%I', n.nspname, c.relname), array_agg(quote_ident(a.attname) ORDER BY a.attname)
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
-    WHERE c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
-      AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'fulldress')
-    GROUP BY 1";
+    "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'fulldress')";
 
 /// Tables into which nothing was written since the statistics were reset; call [`reset_statistics`] before.
 ///
@@ -80,47 +72,6 @@ pub async fn sizes(connection: &mut PgConnection) -> Result<Vec<RelationSize>, s
     sizes
         .sort_by(|left, right| right.bytes.cmp(&left.bytes).then_with(|| left.relation.cmp(&right.relation)));
     Ok(sizes)
-}
-
-impl DataFingerprint {
-    /// Reads the given tables. The hash is the sum of 64-bit halves of each row's MD5: it does not depend on the
-    /// order of rows, and columns stand in the order of their names.
-    ///
-    /// # Errors
-    /// When a table cannot be read.
-    pub async fn read(connection: &mut PgConnection, of: &BTreeSet<String>) -> Result<Self, sqlx::Error> {
-        let mut tables = BTreeMap::new();
-        for row in sqlx::query(TABLES).fetch_all(&mut *connection).await? {
-            let (table, columns): (String, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
-            if !of.contains(&table) {
-                continue;
-            }
-            let columns = columns.join(", ");
-            let query = format!(
-                "SELECT format('rows %s hash %s', count(*), coalesce(sum(('x' || left(md5(row({columns})::text), 16))::bit(64)::bigint::numeric), 0)) FROM {table}"
-            );
-            let value: String = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut *connection).await?;
-            tables.insert(table, value);
-        }
-        Ok(Self { tables })
-    }
-
-    /// What did not come back.
-    #[must_use]
-    pub fn compare(&self, after: &Self) -> DataEvidence {
-        let differences = self
-            .tables
-            .iter()
-            .filter(|(table, value)| after.tables.get(*table) != Some(value))
-            .map(|(table, value)| Difference {
-                kind: "table".to_owned(),
-                object: table.clone(),
-                before: Some(value.clone()),
-                after: after.tables.get(table).cloned(),
-            })
-            .collect();
-        DataEvidence { tables: self.tables.keys().cloned().collect(), differences }
-    }
 }
 
 /// Sequences that would next give a value which their column already holds.

@@ -1,4 +1,4 @@
-//! What proves, or disproves, that rollback brings everything back.
+//! What proves, or disproves, that rollback brings everything back, beside the fingerprints.
 //!
 //! Each proof takes a state before and a state after and names the differences; the conductor decides when.
 
@@ -6,4 +6,3 @@ pub mod data;
 pub mod dependents;
 pub mod ledger;
 pub mod residue;
-pub mod schema;

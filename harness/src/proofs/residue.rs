@@ -3,7 +3,7 @@
 //! A [`Probe`] takes the state of one kind of thing as named values; the same probe before the upgrade and
 //! after the rollback gives what is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use fulldress_reports::check::CheckId;
 use fulldress_reports::evidence::{Difference, ResidueEvidence};
 use sha2::{Digest, Sha256};
 
-use super::schema::hex;
+use crate::fingerprint::hex;
 use crate::http;
 
 /// State of one kind of thing: value by name.
@@ -64,10 +64,17 @@ impl Snapshot {
 }
 
 fn differences(kind: &str, before: &State, after: &State) -> Vec<Difference> {
-    let keyed = |state: &State| {
-        state.iter().map(|(name, value)| ((kind.to_owned(), name.clone()), value.clone())).collect()
-    };
-    super::schema::differences(&keyed(before), &keyed(after))
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names
+        .into_iter()
+        .filter(|name| before.get(*name) != after.get(*name))
+        .map(|name| Difference {
+            kind: kind.to_owned(),
+            object: name.clone(),
+            before: before.get(name).cloned(),
+            after: after.get(name).cloned(),
+        })
+        .collect()
 }
 
 /// Feature flags of a store that answers in flagd's JSON form.

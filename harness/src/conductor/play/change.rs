@@ -7,10 +7,10 @@ use fulldress_reports::evidence::{RollbackEvidence, StepKind, StepRun};
 use fulldress_reports::phase::Phase;
 
 use super::{Play, SNAPSHOT};
+use crate::fingerprint::SchemaFingerprint;
 use crate::mirror::{Mirror, MirrorError};
 use crate::package::manifest::{OnFailure, RollbackMethod};
 use crate::plan::{RollbackMethod as PlannedMethod, ServiceRole};
-use crate::proofs::schema::SchemaFingerprint;
 use crate::upgrade::steps::StepRunner;
 
 impl Play {

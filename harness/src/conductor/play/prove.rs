@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use fulldress_reports::check::CheckId;
 use fulldress_reports::event::Happening;
-use fulldress_reports::evidence::{ReapplyEvidence, SchemaEvidence};
+use fulldress_reports::evidence::{DataEvidence, ReapplyEvidence, SchemaEvidence};
 use fulldress_reports::phase::Phase;
 use tokio::task::JoinSet;
 
 use super::{Before, Play, unread};
 use crate::bundle;
 use crate::conductor::double_run;
+use crate::fingerprint::SchemaFingerprint;
+use crate::fingerprint::data::DataDigest;
 use crate::mirror::{Mirror, MirrorError};
-use crate::proofs::data::{self, DataFingerprint};
+use crate::proofs::data;
 use crate::proofs::ledger;
 use crate::proofs::residue::{FlagProbe, HostProbe, Snapshot, WebhookProbe};
-use crate::proofs::schema::SchemaFingerprint;
 use crate::upgrade::steps::StepRunner;
 
 impl Play {
@@ -76,8 +77,11 @@ impl Play {
             order_only: before.schema.order_only(&rolled_back),
         }));
         let mut connection = mirror.connect().await?;
-        let after = DataFingerprint::read(&mut connection, &before.untouched).await.map_err(unread)?;
-        let mut compared = before.data.compare(&after);
+        let after = DataDigest::read(&mut connection, &before.columns).await.map_err(unread)?;
+        let mut compared = DataEvidence {
+            tables: before.columns.tables().map(str::to_owned).collect(),
+            differences: before.data.differences(&after),
+        };
         compared.differences.extend(data::sequences_behind(&mut connection).await.map_err(unread)?);
         self.events.tell(Happening::Data(compared));
         let residue = before.residue.compare(&self.probe(mirror, runner).await);

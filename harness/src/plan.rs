@@ -652,8 +652,10 @@ impl Plan {
         if let Some(service) = self.mirror.services.iter().find(|service| service.command.is_empty()) {
             return Some((format!("service `{}` has no command", service.name), "name its program"));
         }
-        self.mirror.dataset.command.is_empty().then(|| {
-            ("mirror.dataset.command is empty".to_owned(), "name the program that fills the database")
+        let dataset = &self.mirror.dataset;
+        (dataset.command.is_empty() && dataset.dump.is_none()).then(|| {
+            let lack = "mirror.dataset.command is empty, and there is no dump".to_owned();
+            (lack, "name the program that fills the database, or a dump")
         })
     }
 

@@ -14,7 +14,7 @@ use crate::bundle;
 use crate::conductor::double_run;
 use crate::mirror::{Mirror, MirrorError};
 use crate::proofs::data::{self, DataFingerprint};
-use crate::proofs::ledger;
+use crate::proofs::ledger::{self, Asked};
 use crate::proofs::residue::{FlagProbe, HostProbe, Snapshot, WebhookProbe};
 use crate::proofs::schema::SchemaFingerprint;
 use crate::upgrade::steps::StepRunner;
@@ -99,10 +99,12 @@ impl Play {
 
     async fn prove_ledger(&mut self, mirror: &Arc<dyn Mirror>) -> Result<(), MirrorError> {
         let entries = std::mem::take(&mut self.ledger);
-        let url = mirror.services().url(&self.plan.traffic.target)?;
+        let target = self.plan.traffic.target.as_deref();
+        let url = target.map(|target| mirror.services().url(target)).transpose()?;
+        let asked = Asked { base_url: url.as_deref(), databases: &self.databases(mirror) };
         let mut connection = mirror.connect().await?;
         let witness = self.plan.ledger.witness.as_deref().map(|query| (&mut connection, query));
-        let judged = ledger::read_back(entries, &url, witness).await;
+        let judged = ledger::read_back(entries, asked, witness).await;
         let (evidence, entries) = judged.map_err(|error| {
             MirrorError::new(format!("ledger.witness: {error}"), "correct the query in the plan")
         })?;

@@ -5,6 +5,7 @@
 
 mod answer;
 mod arrivals;
+pub mod check;
 pub mod clock;
 mod connection;
 pub mod driver;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fulldress_reports::event::Happening;
 use fulldress_reports::evidence::Reach;
@@ -24,6 +25,9 @@ use crate::recorder::observation::{MigrationLock, PackageIdentity};
 use crate::recorder::{Recorder, RecorderConfig};
 use crate::upgrade::steps::{RunnerParts, StepRunner};
 use crate::worker;
+
+/// Longest wait for the sessions that filled feeders to end, microseconds.
+const SESSION_END_US: u64 = 1_000_000;
 
 impl Play {
     pub(super) async fn start_mirror(&mut self) -> Result<Arc<dyn Mirror>, MirrorError> {
@@ -131,8 +135,34 @@ impl Play {
         self.watch = Some(Watch::start(watched, clock));
         let plan = TrafficPlan { workload, base_url, databases, clock, seed: self.plan.seed, users_stream };
         self.traffic = Some(Traffic::start(plan).await.map_err(|error| failed(&error))?);
+        self.forget_feeders(mirror).await?;
         self.enter(Phase::Warmup).await;
         Ok(())
+    }
+
+    /// What filled the workload's feeders is no traffic: the statistics begin again once its sessions have written theirs.
+    async fn forget_feeders(&self, mirror: &Arc<dyn Mirror>) -> Result<(), MirrorError> {
+        if self.plan.traffic.database.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&String> = self.plan.traffic.database.keys().collect();
+        let mut connection = mirror.connect().await?;
+        let limit_us = self.events.clock().now_us() + SESSION_END_US;
+        // A service may call itself the same and stay: what it has read so far is then all that is forgotten.
+        while self.events.clock().now_us() < limit_us {
+            let gone: bool = sqlx::query_scalar(
+                "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = ANY($1))",
+            )
+            .bind(&names)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(unread)?;
+            if gone {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        data::reset_statistics(&mut connection).await.map_err(unread)
     }
 
     /// How the workload's SQL connects: as the application's roles, and by no other way than they.

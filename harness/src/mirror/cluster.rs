@@ -400,7 +400,16 @@ impl Cluster {
             Ok(())
         } else {
             let what = format!("the dump {} could not be loaded", dump.display());
-            Err(MirrorError::with_log(&what, log.to_owned()))
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            // What comes after it is the statement that failed, which may be long.
+            let reason = said.lines().find(|line| line.to_ascii_lowercase().contains("error:"));
+            Err(match reason {
+                Some(reason) => MirrorError {
+                    log: Some(log.to_owned()),
+                    ..MirrorError::new(format!("{what}: {}", reason.trim()), "")
+                },
+                None => MirrorError::with_log(&what, log.to_owned()),
+            })
         }
     }
 

@@ -8,8 +8,11 @@ mod program;
 #[path = "support/server.rs"]
 mod server;
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 
 use fulldress_workloads::clock::Clock;
 use program::{Ended, fulldress};
@@ -50,6 +53,12 @@ async fn a_check_sends_every_step_once_and_says_which_is_wrong() {
     let steps: serde_json::Value = serde_json::from_str(&wrong.stdout).unwrap();
     let errors: Vec<_> = steps.as_array().unwrap().iter().map(|step| &step["error"]).collect();
     assert_eq!(errors, [&serde_json::Value::Null, &"wrong-body".into()]);
+    assert_eq!(steps[1]["said"], "0 rows");
+    let refused = WRONG.replace("WHERE id = 0", "WHERE 1 / (id - id) = 0");
+    ended(load(folder.path(), &server, &[HEAD, &refused], &["--check"]))
+        .await
+        .expect_code(1)
+        .expect_said("WRONG: sql-22012 (division by zero)");
     let unknown = HEAD.replace("\"app\"", "\"other\"");
     ended(load(folder.path(), &server, &[&unknown, READ], &["--check"]))
         .await
@@ -87,4 +96,64 @@ async fn ctrl_c_ends_it_within_two_seconds_and_tells_what_was_measured() {
     let took_us = clock.now_us();
     assert!(took_us < 2_000_000, "{took_us} µs");
     ended.expect_said("4 timeout");
+}
+
+/// A shop that gives the cart `c-7`, and what it was asked; each request has a connection of its own.
+fn shop() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let Some(first) = lines.next() else { continue };
+            // No request has a body.
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let asked = first.trim_end_matches(" HTTP/1.1").to_owned();
+            let (status, body) = match asked.as_str() {
+                "POST /carts" => ("201 Created", r#"{"id": "c-7"}"#),
+                "GET /carts/c-7" => ("200 OK", r#"{"items": []}"#),
+                _ => ("404 Not Found", ""),
+            };
+            log.lock().unwrap().push(asked);
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+            // A client that has gone needs no answer.
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+        }
+    });
+    (url, seen)
+}
+
+#[tokio::test]
+async fn journeys_are_walked_by_the_check_and_by_the_load() {
+    let (url, seen) = shop();
+    let folder = tempfile::tempdir().unwrap();
+    let workload = folder.path().join("workload.toml");
+    let text = "schema = \"fulldress/workload/1\"\nname = \"test\"\n[[scenario]]\nname = \"shoppers\"\nmodel = \"users\"\n\
+                users = 2\nthink_ms = { min = 5, max = 20 }\n\
+                [[scenario.step]]\nroute = \"cart\"\nmethod = \"POST\"\npath = \"/carts\"\nexpect = { status = 201 }\n\
+                extract = { cart = \"/id\" }\n\
+                [[scenario.step]]\nroute = \"items\"\nmethod = \"GET\"\npath = \"/carts/{{ cart }}\"\n";
+    std::fs::write(&workload, text).unwrap();
+    let load = |arguments: &[&str]| {
+        let mut command = fulldress();
+        command.arg("load").arg(&workload).args(["--base-url", &url]).args(arguments);
+        command
+            .env("FULLDRESS_STATE", folder.path().join("state"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let checked = ended(load(&["--check"])).await.expect_code(0);
+    checked.expect_said("shoppers cart").expect_said("shoppers items");
+    assert_eq!(*seen.lock().unwrap(), ["POST /carts", "GET /carts/c-7"]);
+    let played = ended(load(&["--duration", "2", "--format", "json"])).await.expect_code(0);
+    let traffic: serde_json::Value = serde_json::from_str(&played.stdout).unwrap();
+    assert_eq!(traffic["driver"]["worker_lost"], serde_json::Value::Null);
+    let routes = traffic["routes"].as_array().unwrap();
+    let sent = routes.iter().map(|route| route["sent"].as_u64().unwrap()).sum::<u64>();
+    assert!(routes.len() == 2 && sent > 20, "{}", played.stdout);
+    assert!(!folder.path().join("state").exists(), "the run's folder is gone again");
 }

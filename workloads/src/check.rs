@@ -29,6 +29,8 @@ pub struct CheckedStep {
     pub route: String,
     /// What was wrong; absent where the answer was right.
     pub error: Option<ErrorKind>,
+    /// What the system said about it, where it said something.
+    pub said: Option<String>,
     /// From the sending to the last byte, connecting included; microseconds.
     pub took_us: u64,
 }
@@ -86,7 +88,7 @@ async fn pass<P: Protocol>(
     for (step, route) in scenario.routes().into_iter().enumerate() {
         let started_us = clock.now_us();
         // What cannot be rendered now lacks a value that an earlier step of the journey should have given.
-        let mut error = Some(ErrorKind::Dropped);
+        let (mut error, mut said) = (Some(ErrorKind::Dropped), None);
         if let Ok((request, _)) = protocol.render(step, &mut session) {
             let progress = Cell::new(Progress::Connecting);
             let limit = Duration::from_millis(scenario.timeout_ms);
@@ -98,14 +100,11 @@ async fn pass<P: Protocol>(
                 None => None,
             };
             error = judged(protocol, step, &ending, &mut session).error;
+            said = error.and_then(|_| P::said(&ending));
         }
         let took_us = clock.now_us().saturating_sub(started_us);
-        checked.push(CheckedStep {
-            scenario: scenario.name.clone(),
-            route: route.to_owned(),
-            error,
-            took_us,
-        });
+        let scenario = scenario.name.clone();
+        checked.push(CheckedStep { scenario, route: route.to_owned(), error, said, took_us });
     }
     checked
 }

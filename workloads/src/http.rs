@@ -55,6 +55,13 @@ impl Protocol for Http {
         judge(&self.scenario.http_steps()[step], ending, None)
     }
 
+    fn said(ending: &Ending) -> Option<String> {
+        match ending {
+            Ending::Answered { status, .. } => Some(format!("status {status}")),
+            Ending::Broken { .. } => None,
+        }
+    }
+
     fn ends_others(_ending: &Ending) -> bool {
         // A connection that the server has closed is known to be closed.
         false

@@ -87,6 +87,9 @@ pub(crate) trait Protocol: 'static {
     /// Judges an ending.
     fn judge(&self, step: usize, ending: &Self::Ending) -> Judgement;
 
+    /// What a person would want to know about an ending that is an error.
+    fn said(ending: &Self::Ending) -> Option<String>;
+
     /// Whether an ending says that the other connections are most likely dead, too.
     fn ends_others(ending: &Self::Ending) -> bool;
 }

@@ -47,7 +47,7 @@ pub(crate) struct Sql {
 /// Why a step ended before its last statement.
 enum Fault {
     Refused(sqlx::Error),
-    WrongRows,
+    WrongRows(u64),
 }
 
 impl From<sqlx::Error> for Fault {
@@ -126,7 +126,7 @@ impl Sql {
         for ((statement, stated), arguments) in prepared.zip(request) {
             let (count, row) = run(connection, statement, arguments).await?;
             if !stated.rows.holds(count) {
-                return Err(Fault::WrongRows);
+                return Err(Fault::WrongRows(count));
             }
             last = row;
         }
@@ -256,9 +256,9 @@ impl Protocol for Sql {
         };
         match self.perform(&mut connection, step, request, progress).await {
             Ok(row) => (Ending::Done { value: self.value(step, row.as_ref()) }, Some(connection)),
-            Err(Fault::WrongRows) => {
+            Err(Fault::WrongRows(count)) => {
                 let kept = !self.scenario.sql_steps()[step].is_transaction;
-                (Ending::WrongRows { kept }, self.recover(step, connection, None).await)
+                (Ending::WrongRows { kept, count }, self.recover(step, connection, None).await)
             }
             Err(Fault::Refused(error)) => {
                 let ending = Ending::refused(&error, progress.get());
@@ -273,7 +273,8 @@ impl Protocol for Sql {
     fn abandoned(&self, progress: Progress) -> Ending {
         let perhaps_done = progress == Progress::Deciding;
         // The connection is closed; that says nothing about the others.
-        Ending::Failed { kind: progress.out_of_time(), perhaps_done, lost_connection: false }
+        let said = "no answer in time".to_owned();
+        Ending::Failed { kind: progress.out_of_time(), perhaps_done, lost_connection: false, said }
     }
 
     fn judge(&self, step: usize, ending: &Ending) -> Judgement {
@@ -285,7 +286,7 @@ impl Protocol for Sql {
             Ending::Done { value: None } => {
                 Judgement { error: Some(ErrorKind::WrongBody), write: indeterminate(true) }
             }
-            Ending::WrongRows { kept } => {
+            Ending::WrongRows { kept, .. } => {
                 Judgement { error: Some(ErrorKind::WrongBody), write: indeterminate(*kept) }
             }
             Ending::Failed { kind, perhaps_done, .. } => {
@@ -296,6 +297,14 @@ impl Protocol for Sql {
 
     fn ends_others(ending: &Ending) -> bool {
         ending.lost_connection()
+    }
+
+    fn said(ending: &Ending) -> Option<String> {
+        match ending {
+            Ending::Done { .. } => None,
+            Ending::WrongRows { count, .. } => Some(format!("{count} rows")),
+            Ending::Failed { said, .. } => Some(said.clone()),
+        }
     }
 }
 

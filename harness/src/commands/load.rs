@@ -168,8 +168,9 @@ fn checked(steps: &[CheckedStep]) -> String {
     let mut text = format!("{:<scenarios$}  {:<routes$}  {:>9}  result\n", "scenario", "step", "took");
     for step in steps {
         let took = duration_us(step.took_us);
-        let result =
-            step.error.map_or_else(|| "right".to_owned(), |error| format!("WRONG: {}", meaning(error)));
+        let said = step.said.as_ref().map_or_else(String::new, |said| format!(" ({said})"));
+        let wrong = |error| format!("WRONG: {}{said}", meaning(error));
+        let result = step.error.map_or_else(|| "right".to_owned(), wrong);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:<scenarios$}  {:<routes$}  {took:>9}  {result}", step.scenario, step.route);
     }

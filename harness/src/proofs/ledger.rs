@@ -184,16 +184,19 @@ async fn ask_as_application(
 ) {
     let of_database = entries.iter().zip(seen).filter(|(entry, _)| entry.database.as_deref() == Some(name));
     let mut connection = None;
+    let mut unreachable: Option<String> = None;
     let mut queries: BTreeMap<&str, Result<KeyedQuery, String>> = BTreeMap::new();
     for (entry, seen) in of_database {
-        if connection.is_none() {
-            connection = match options.connect().await {
-                Ok(connected) => Some(connected),
-                Err(error) => {
-                    *seen = Seen::Unread(error.to_string());
-                    continue;
-                }
-            };
+        if connection.is_none() && unreachable.is_none() {
+            match tokio::time::timeout(READ_LIMIT, options.connect()).await {
+                Ok(Ok(connected)) => connection = Some(connected),
+                Ok(Err(error)) => unreachable = Some(error.to_string()),
+                Err(_) => unreachable = Some(format!("no connection within {} s", READ_LIMIT.as_secs())),
+            }
+        }
+        if let Some(error) = &unreachable {
+            // It would be the same for every other one.
+            *seen = Seen::Unread(error.clone());
         }
         let Some(connected) = &mut connection else { continue };
         let text = entry.read_back.as_str();

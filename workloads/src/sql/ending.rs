@@ -18,6 +18,8 @@ pub(crate) enum Ending {
     WrongRows {
         /// Whether its effect stays, which a transaction's does not.
         kept: bool,
+        /// How many.
+        count: u64,
     },
     /// The server refused it, or no answer came.
     Failed {
@@ -27,6 +29,8 @@ pub(crate) enum Ending {
         perhaps_done: bool,
         /// Whether the server closed the connection.
         lost_connection: bool,
+        /// What the server or the system said.
+        said: String,
     },
 }
 
@@ -34,7 +38,7 @@ impl Ending {
     /// No connection could be made.
     pub(super) fn unconnected(error: &sqlx::Error) -> Self {
         let kind = state_of(error).map_or(ErrorKind::Connect, ErrorKind::Sql);
-        Self::Failed { kind, perhaps_done: false, lost_connection: false }
+        Self::Failed { kind, perhaps_done: false, lost_connection: false, said: sentence(error) }
     }
 
     /// A statement was refused, or its connection broke.
@@ -43,13 +47,18 @@ impl Ending {
         // A refusal is definite; a server that goes away in between leaves it open.
         let perhaps_done = lost_connection && progress == Progress::Deciding;
         let kind = state_of(error).map_or(ErrorKind::Reset, ErrorKind::Sql);
-        Self::Failed { kind, perhaps_done, lost_connection }
+        Self::Failed { kind, perhaps_done, lost_connection, said: sentence(error) }
     }
 
     /// Whether the server closed the connection.
     pub(super) const fn lost_connection(&self) -> bool {
         matches!(self, Self::Failed { lost_connection: true, .. })
     }
+}
+
+/// The server's own words, where it has some.
+fn sentence(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 /// The server's own code.

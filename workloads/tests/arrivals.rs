@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fulldress_reports::phase::Phase;
 use fulldress_reports::traffic::{ErrorKind, WriteAnswer};
 use fulldress_workloads::clock::Clock;
+use fulldress_workloads::file::Workload;
 use fulldress_workloads::traffic::{Traffic, TrafficError, TrafficPlan};
 use support::{Reply, Server, arrivals, in_phase, orders, refused_url, start, sums};
 
@@ -247,4 +248,36 @@ async fn traffic_leaves_neither_the_machine_nor_its_users_behind() {
     );
     let error = Traffic::start(plan(users, "http://127.0.0.1:1")).await.unwrap_err();
     assert!(error.to_string().contains("need a worker process"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_feeds_requests_row_by_row() {
+    let server = Server::start(|_| fine());
+    let folder = tempfile::tempdir().unwrap();
+    let text = "schema = \"fulldress/workload/1\"\nname = \"test\"\n\
+                [[feeder]]\nname = \"orders\"\nfile = \"orders.csv\"\norder = \"sequence\"\n\
+                [[scenario]]\nname = \"a\"\nmodel = \"arrivals\"\nrate_per_s = 100\nconnections_max = 1\n\
+                [[scenario.step]]\nroute = \"r\"\nmethod = \"GET\"\n\
+                path = \"/{{ feed.orders.shop }}/{{ feed.orders.id | int + 1 }}\"\n";
+    let file = folder.path().join("workload.toml");
+    std::fs::write(&file, text).unwrap();
+    let plan = || TrafficPlan {
+        workload: Workload::load(&file).unwrap(),
+        base_url: Some(server.url.clone()),
+        databases: BTreeMap::new(),
+        clock: Clock::start(),
+        seed: 1,
+        users_stream: None,
+    };
+    let refusal = |error: TrafficError| error.to_string();
+    assert!(Traffic::start(plan()).await.map_err(refusal).unwrap_err().contains("orders.csv cannot be read"));
+    std::fs::write(folder.path().join("orders.csv"), "id,kind\n1,x\n").unwrap();
+    let error = Traffic::start(plan()).await.map_err(refusal).unwrap_err();
+    assert!(error.contains("feeder `orders` gives no column `shop`, which scenario `a` uses"), "{error}");
+    std::fs::write(folder.path().join("orders.csv"), "id,shop\n1,a\n5,b\n").unwrap();
+    let traffic = Traffic::start(plan()).await.unwrap();
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    traffic.stop_at(start_us + 50_000).await.unwrap();
+    let paths: Vec<String> = server.seen().into_iter().map(|seen| seen.path).collect();
+    assert_eq!(paths, ["/a/2", "/b/6", "/a/2", "/b/6", "/a/2"]);
 }

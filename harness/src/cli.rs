@@ -32,6 +32,8 @@ pub enum Command {
     Init(Init),
     /// Play the dress rehearsal: mirror, traffic, upgrade, rollback, proofs, verdict
     Run(Run),
+    /// Play a workload's traffic alone against a system that runs on this machine
+    Load(Load),
     /// Say everything about a package that can be said without starting anything
     Preflight(Preflight),
     /// Print the exact locks of SQL scripts, statement by statement
@@ -100,6 +102,38 @@ pub struct Run {
     /// Print nothing while it runs
     #[arg(long, short)]
     pub quiet: bool,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `fulldress load`
+#[derive(Debug, Args)]
+pub struct Load {
+    /// The workload
+    pub workload: PathBuf,
+    /// Where requests over HTTP go: http://127.0.0.1:PORT
+    #[arg(long, value_name = "URL")]
+    pub base_url: Option<String>,
+    /// A database that the workload names, as NAME=postgres://ROLE@127.0.0.1/DATABASE; may be given more than once. A
+    /// password is better kept in PGPASSWORD or the password file
+    #[arg(long, value_name = "NAME=URL")]
+    pub database: Vec<String>,
+    /// Play only this scenario; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Vec<String>,
+    /// Send every step once, print how each went, and exit with code 1 when one fails
+    #[arg(long)]
+    pub check: bool,
+    /// Seconds of traffic
+    #[arg(long, value_name = "S", default_value_t = 30, conflicts_with = "check")]
+    pub duration: u64,
+    /// Every random choice comes from it
+    #[arg(long, default_value_t = 20_240_101)]
+    pub seed: u64,
+    /// Write latency.hlog and traffic.json into this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "check")]
+    pub out: Option<PathBuf>,
     /// How the result is printed
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -8,7 +8,7 @@ mod choice;
 pub mod double_run;
 mod impact;
 mod play;
-mod traffic;
+pub mod traffic;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};

@@ -23,3 +23,4 @@ pub mod proofs;
 pub mod recorder;
 pub mod trace;
 pub mod upgrade;
+pub mod worker;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Init(args) => commands::init::run(&args),
         Command::Run(args) => commands::run::run(&args),
+        Command::Load(args) => commands::load::run(&args),
         Command::Preflight(args) => commands::preflight::run(&args),
         Command::Trace(args) => commands::trace::run(&args),
         Command::Package(args) => commands::package::run(&args),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use fulldress_reports::check::{CheckId, CheckSetting};
 use fulldress_reports::evidence::Limits;
 use fulldress_reports::finding::Waiver;
+use fulldress_workloads::file::Workload;
 use serde::Deserialize;
 
 use crate::document::{Document, DocumentError};
@@ -257,8 +258,11 @@ pub struct Service {
 pub struct Traffic {
     /// Workload file.
     pub workload: PathBuf,
-    /// Service that it is sent to.
-    pub target: String,
+    /// Service that requests over HTTP are sent to; needed when the workload has some.
+    pub target: Option<String>,
+    /// Databases of the workload's SQL by the name that it gives, each with the role that connects.
+    #[serde(default)]
+    pub database: BTreeMap<String, String>,
 }
 
 /// Lengths of the phases in seconds.
@@ -553,18 +557,7 @@ impl Plan {
         }
         self.check_placeholders(&fault)?;
         self.check_kinds(&fault)?;
-        let target = &self.traffic.target;
-        match self.mirror.services.iter().find(|service| service.name == *target) {
-            None => {
-                let message = format!("traffic.target names `{target}`, which is no service");
-                return fault("target", message, "name one of [[mirror.service]]");
-            }
-            Some(service) if service.role != ServiceRole::Application => {
-                let message = format!("traffic.target `{target}` is not of role \"application\"");
-                return fault("target", message, "traffic goes to the system that is upgraded");
-            }
-            Some(_) => {}
-        }
+        self.check_traffic(&fault)?;
         if !(0.0..100.0).contains(&self.objectives.availability_percent) {
             let message = "availability_percent is not in 0..100".to_owned();
             return fault("availability_percent", message, "99.9 is usual");
@@ -574,6 +567,52 @@ impl Plan {
             return fault("baseline_s", message, "later phases are compared with the baseline");
         }
         Ok(())
+    }
+
+    /// Where the traffic goes must be in the mirror.
+    fn check_traffic(
+        &self,
+        fault: &impl Fn(&str, String, &str) -> Result<(), DocumentError>,
+    ) -> Result<(), DocumentError> {
+        for (name, role) in &self.traffic.database {
+            if !self.mirror.database.roles.contains_key(role) {
+                let message =
+                    format!("traffic.database.{name} names the role `{role}`, which the mirror has not");
+                return fault(role, message, "name one of mirror.database.roles");
+            }
+        }
+        let Some(target) = &self.traffic.target else { return Ok(()) };
+        match self.mirror.services.iter().find(|service| service.name == *target) {
+            None => {
+                let message = format!("traffic.target names `{target}`, which is no service");
+                fault("target", message, "name one of [[mirror.service]]")
+            }
+            Some(service) if service.role != ServiceRole::Application => {
+                let message = format!("traffic.target `{target}` is not of role \"application\"");
+                fault("target", message, "traffic goes to the system that is upgraded")
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Checks that the plan says where a workload's traffic goes.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn check_workload(&self, workload: &Workload) -> Result<(), String> {
+        let file = self.file.display();
+        if workload.has_http() && self.traffic.target.is_none() {
+            let name = workload.name();
+            return Err(format!(
+                "{file}: the workload {name} speaks HTTP, and traffic.target is not there: name the service that it goes to"
+            ));
+        }
+        match workload.databases().into_iter().find(|name| !self.traffic.database.contains_key(*name)) {
+            Some(name) => Err(format!(
+                "{file}: the workload uses the database `{name}`, and traffic.database.{name} is not there: name the role that connects"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// What each kind of mirror needs to be said.
@@ -652,8 +691,10 @@ impl Plan {
         if let Some(service) = self.mirror.services.iter().find(|service| service.command.is_empty()) {
             return Some((format!("service `{}` has no command", service.name), "name its program"));
         }
-        self.mirror.dataset.command.is_empty().then(|| {
-            ("mirror.dataset.command is empty".to_owned(), "name the program that fills the database")
+        let dataset = &self.mirror.dataset;
+        (dataset.command.is_empty() && dataset.dump.is_none()).then(|| {
+            let lack = "mirror.dataset.command is empty, and there is no dump".to_owned();
+            (lack, "name the program that fills the database, or a dump")
         })
     }
 
@@ -734,6 +775,7 @@ fn placeholders(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::{Actors, Plan};
+    use fulldress_workloads::file::Workload;
 
     fn read(text: &str) -> Result<Plan, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -751,10 +793,30 @@ mod tests {
     }
 
     #[test]
+    fn traffic_has_somewhere_to_go() {
+        let workload = |step: &str| {
+            let text = format!(
+                "schema = \"fulldress/workload/1\"\nname = \"w\"\n[[scenario]]\nname = \"s\"\n\
+                 model = \"arrivals\"\nrate_per_s = 1\n{step}"
+            );
+            Workload::parse("w.toml", &text).unwrap()
+        };
+        let http = workload("[[scenario.step]]\nroute = \"r\"\nmethod = \"GET\"\npath = \"/\"\n");
+        let sql =
+            workload("database = \"app\"\n[[scenario.step]]\nroute = \"r\"\nstatement = \"SELECT 1\"\n");
+        let plan = |line: &str| read(&super::TEMPLATE.replacen("target = \"shop\"", line, 1)).unwrap();
+        assert_eq!(plan("target = \"shop\"").check_workload(&http), Ok(()));
+        assert!(plan("").check_workload(&http).unwrap_err().contains("traffic.target is not there"));
+        assert_eq!(plan("database = { app = \"shop\" }").check_workload(&sql), Ok(()));
+        assert!(plan("").check_workload(&sql).unwrap_err().contains("traffic.database.app is not there"));
+    }
+
+    #[test]
     fn faults_name_their_line() {
         let cases = [
             ("[phases]", "[phases]\nwarmup = 3", "unknown field `warmup`"),
             ("target = \"shop\"", "target = \"nobody\"", "names `nobody`, which is no service"),
+            ("target = \"shop\"", "database = { app = \"nobody\" }", "names the role `nobody`"),
             ("[checks]", "[checks]\nLOCK-HOLT = { limit = 3 }", "`LOCK-HOLT`, which is no check"),
             ("{database_url:shop}", "{database_url:shp}", "`{database_url:shp}` is no placeholder"),
             ("role = \"application\"", "role = \"app\"", "unknown variant `app`"),

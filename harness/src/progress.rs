@@ -76,6 +76,13 @@ impl Progress {
         }
     }
 
+    /// Shows live figures where nothing else happens.
+    pub fn traffic(&self, at_us: u64, tick: &TrafficTick) {
+        if !self.quiet {
+            self.tick(at_us, tick);
+        }
+    }
+
     /// Leaves the terminal clean.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {

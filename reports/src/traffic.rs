@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::phase::Phase;
 
+mod error_kind;
+
+pub use error_kind::{ErrorKind, Sqlstate};
+
 /// Traffic model of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -34,45 +38,6 @@ impl LatencyClock {
         match self {
             Self::Response => "response",
             Self::Service => "service",
-        }
-    }
-}
-
-/// Why a request counts as an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorKind {
-    /// No connection could be made.
-    Connect,
-    /// The connection broke before the last byte.
-    Reset,
-    /// The request's own time limit ran out.
-    Timeout,
-    /// Status 4xx that was not expected.
-    Status4xx,
-    /// Status 5xx.
-    Status5xx,
-    /// Another status than the one expected.
-    StatusOther,
-    /// The status was right and the body was not.
-    WrongBody,
-    /// The driver itself could not send it: backlog full.
-    Dropped,
-}
-
-impl ErrorKind {
-    /// The name in files and tables.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Reset => "reset",
-            Self::Timeout => "timeout",
-            Self::Status4xx => "status-4xx",
-            Self::Status5xx => "status-5xx",
-            Self::StatusOther => "status-other",
-            Self::WrongBody => "wrong-body",
-            Self::Dropped => "dropped",
         }
     }
 }
@@ -235,6 +200,9 @@ pub struct LedgerEntry {
     pub answer: WriteAnswer,
     /// The projection that both versions can give; `null` for an indeterminate write.
     pub value: serde_json::Value,
-    /// Path that reads it back.
+    /// Path that reads it back; for a write by SQL the query, with the key as `$1`.
     pub read_back: String,
+    /// Name of the database that is asked; absent for a write over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
 }

@@ -92,6 +92,13 @@ pub(crate) struct Judgement {
     pub(crate) write: Option<(WriteAnswer, Value)>,
 }
 
+impl Judgement {
+    /// A write that was right and acknowledged with this value.
+    pub(crate) const fn acknowledged(value: Value) -> Self {
+        Self { error: None, write: Some((WriteAnswer::Acknowledged, value)) }
+    }
+}
+
 /// Judges an ending and lets the session remember what the step extracts.
 pub(crate) fn judge(step: &Step, ending: &Ending, session: Option<&mut Session>) -> Judgement {
     match ending {
@@ -103,7 +110,8 @@ pub(crate) fn judge(step: &Step, ending: &Ending, session: Option<&mut Session>)
     }
 }
 
-const INDETERMINATE: (WriteAnswer, Value) = (WriteAnswer::Indeterminate, Value::Null);
+/// A write of which nobody knows whether it happened.
+pub(crate) const INDETERMINATE: (WriteAnswer, Value) = (WriteAnswer::Indeterminate, Value::Null);
 
 fn judge_answer(step: &Step, status: u16, body: &[u8], session: Option<&mut Session>) -> Judgement {
     if status != step.expect.status {
@@ -153,7 +161,8 @@ pub(crate) fn ledger_entry(
     answered_us: u64,
     (answer, value): (WriteAnswer, Value),
 ) -> LedgerEntry {
-    LedgerEntry { key, route: step.route.clone(), phase, answered_us, answer, value, read_back }
+    let route = step.route.clone();
+    LedgerEntry { key, route, phase, answered_us, answer, value, read_back, database: None }
 }
 
 #[cfg(test)]
@@ -183,7 +192,7 @@ mod tests {
         )
         .unwrap();
         let scenario = workload.of_model(Model::Arrivals).next().unwrap();
-        judge(&scenario.steps[0], ending, None)
+        judge(&scenario.http_steps()[0], ending, None)
     }
 
     fn answered(status: u16, body: &serde_json::Value) -> Ending {

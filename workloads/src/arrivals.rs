@@ -1,28 +1,23 @@
 //! The open-model pump: requests start when the schedule says, whatever the answers take.
 //!
 //! `traffic` starts it; it tells its [`Recorder`]. One thread of its own with a single-threaded runtime, so that
-//! nothing else in the process delays an arrival. Each scenario has a *lane* per connection: a lane carries one
-//! request at a time, then takes the oldest one of the backlog, and parks its connection when there is none.
+//! nothing else in the process delays an arrival. Each scenario's schedule is paced here; its [`Lanes`] carry the requests,
+//! over HTTP and by SQL alike.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use fulldress_reports::traffic::{ErrorKind, Model};
 use tokio::sync::{oneshot, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::answer::{Ending, judge, ledger_entry};
 use crate::clock::Clock;
-use crate::connection::{Connection, Target, exchange};
-use crate::file::{Rendered, Scenario, ScenarioModel, Workload};
+use crate::feeder::Feed;
+use crate::file::{Scenario, ScenarioModel};
+use crate::http::Http;
+use crate::lanes::{Lanes, Protocol};
 use crate::pacer::Pacer;
-use crate::recording::{Finished, Recorder, RouteId};
+use crate::recording::Recorder;
 use crate::schedule::Schedule;
-use crate::template::Session;
+use crate::sql::Sql;
 
 /// How long requests in flight may still end after the stop, microseconds.
 pub(crate) const DRAIN_US: u64 = 2_000_000;
@@ -34,8 +29,17 @@ const BURST_MAX: usize = 64;
 struct Control {
     /// First intended instant.
     start_us: Option<u64>,
-    /// First instant at which nothing arrives any more.
-    stop_us: Option<u64>,
+    /// First instant at which nothing arrives any more, and last one at which an answer is awaited.
+    stop: Option<Stop>,
+}
+
+/// The end of a pump.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stop {
+    /// First instant at which nothing arrives any more, microseconds since the epoch.
+    pub(crate) at_us: u64,
+    /// How long requests in flight may still end after it, microseconds.
+    pub(crate) drain_us: u64,
 }
 
 /// The running pump; dropping it stops it without draining.
@@ -46,13 +50,21 @@ pub(crate) struct ArrivalsPump {
     ended: oneshot::Receiver<std::io::Result<()>>,
 }
 
-/// Everything that a scenario's lanes need to know.
-#[derive(Debug, Clone)]
-struct Context {
-    target: Target,
-    clock: Clock,
-    recorder: Recorder,
-    seed: u64,
+/// A scenario with what carries its requests.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) scenario: Arc<Scenario>,
+    pub(crate) feeds: Vec<Feed>,
+    pub(crate) way: Way,
+}
+
+/// How requests reach the system under test.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// Over HTTP.
+    Http(Http),
+    /// As statements of PostgreSQL.
+    Sql(Box<Sql>),
 }
 
 impl ArrivalsPump {
@@ -61,19 +73,17 @@ impl ArrivalsPump {
     /// # Errors
     /// The machine gives no thread.
     pub(crate) fn start(
-        workload: &Workload,
-        target: Target,
+        sources: Vec<Source>,
         clock: Clock,
         seed: u64,
         recorder: Recorder,
     ) -> std::io::Result<Self> {
-        let scenarios: Vec<Arc<Scenario>> = workload.of_model(Model::Arrivals).cloned().collect();
         let (control, listener) = watch::channel(Control::default());
         let (end, ended) = oneshot::channel();
-        let context = Context { target, clock, recorder: recorder.clone(), seed };
+        let books = recorder.clone();
         std::thread::Builder::new().name("arrivals".to_owned()).spawn(move || {
             // Nobody waits for the end of a pump that was dropped.
-            drop(end.send(run(&scenarios, &context, &listener)));
+            drop(end.send(run(sources, clock, seed, &books, &listener)));
         })?;
         Ok(Self { control, recorder, ended })
     }
@@ -83,9 +93,9 @@ impl ArrivalsPump {
         self.control.send_modify(|control| control.start_us = control.start_us.or(Some(start_us)));
     }
 
-    /// Nothing arrives from `stop_us` on.
-    pub(crate) fn stop_at(&self, stop_us: u64) {
-        self.control.send_modify(|control| control.stop_us = Some(stop_us));
+    /// Nothing arrives from the stop on.
+    pub(crate) fn stop(&self, stop: Stop) {
+        self.control.send_modify(|control| control.stop = Some(stop));
     }
 
     /// The pump's books.
@@ -93,7 +103,7 @@ impl ArrivalsPump {
         &self.recorder
     }
 
-    /// Waits until everything in flight has ended or was cut off, at most [`DRAIN_US`] after the stop.
+    /// Waits until everything in flight has ended or was cut off, at most the stop's drain after it.
     ///
     /// # Errors
     /// Why the pump ended without being told to.
@@ -106,17 +116,31 @@ impl ArrivalsPump {
 }
 
 fn run(
-    scenarios: &[Arc<Scenario>],
-    context: &Context,
+    sources: Vec<Source>,
+    clock: Clock,
+    seed: u64,
+    recorder: &Recorder,
     listener: &watch::Receiver<Control>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let mut paced = tokio::task::JoinSet::new();
-        for (index, scenario) in (0..).zip(scenarios) {
-            let lanes = Rc::new(Lanes::new(Arc::clone(scenario), context, index));
-            paced.spawn_local(pace(lanes, listener.clone()));
+        for (index, source) in (0_u64..).zip(sources) {
+            // Any odd constant keeps the scenarios' dice apart.
+            let seed = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let Source { scenario, feeds, way } = source;
+            let (recorder, listener) = (recorder.clone(), listener.clone());
+            match way {
+                Way::Http(http) => {
+                    let lanes = Lanes::new(http, scenario, feeds, clock, recorder, seed);
+                    paced.spawn_local(pace(Rc::new(lanes), clock, seed, listener));
+                }
+                Way::Sql(sql) => {
+                    let lanes = Lanes::new(*sql, scenario, feeds, clock, recorder, seed);
+                    paced.spawn_local(pace(Rc::new(lanes), clock, seed, listener));
+                }
+            }
         }
         while let Some(ended) = paced.join_next().await {
             ended.map_err(std::io::Error::other)??;
@@ -126,32 +150,36 @@ fn run(
 }
 
 /// Plays one scenario's schedule from the start that `control` names to its stop.
-async fn pace(lanes: Rc<Lanes>, mut control: watch::Receiver<Control>) -> std::io::Result<()> {
+async fn pace<P: Protocol>(
+    lanes: Rc<Lanes<P>>,
+    clock: Clock,
+    seed: u64,
+    mut control: watch::Receiver<Control>,
+) -> std::io::Result<()> {
     let Ok(start_us) = control.wait_for(|control| control.start_us.is_some()).await.map(|c| c.start_us)
     else {
         return Ok(());
     };
-    let ScenarioModel::Arrivals { rate_per_s, schedule, .. } = lanes.scenario.model else { return Ok(()) };
-    let mut schedule = Schedule::new(schedule, rate_per_s, start_us.unwrap_or(0), lanes.seed);
-    let clock = lanes.context.clock;
+    let ScenarioModel::Arrivals { rate_per_s, schedule, .. } = lanes.model() else { return Ok(()) };
+    let mut schedule = Schedule::new(schedule, rate_per_s, start_us.unwrap_or(0), seed);
     let pacer = Pacer::new(clock)?;
-    let stop_us = loop {
-        let stop_us = control.borrow_and_update().stop_us;
+    let drained_us = loop {
+        let stop = control.borrow_and_update().stop;
         let next_us = schedule.peek_us();
-        if let Some(stop_us) = stop_us.filter(|stop_us| next_us >= *stop_us) {
-            break stop_us;
+        if let Some(stop) = stop.filter(|stop| next_us >= stop.at_us) {
+            break stop.at_us + stop.drain_us;
         }
         tokio::select! {
             biased;
             changed = control.changed() => match changed {
                 Ok(()) => continue,
                 // Whoever would tell the pump to stop is gone.
-                Err(_) => { lanes.cut.cancel(); break clock.now_us() }
+                Err(_) => { lanes.cut_off(); break clock.now_us() }
             },
             waited = pacer.wait_until(next_us) => waited?,
         }
         // After a stall of the pump itself many are due: each keeps the instant that it was meant for.
-        let until_us = control.borrow().stop_us.unwrap_or(u64::MAX).min(clock.now_us() + 1);
+        let until_us = control.borrow().stop.map_or(u64::MAX, |stop| stop.at_us).min(clock.now_us() + 1);
         for _ in 0..BURST_MAX {
             if schedule.peek_us() >= until_us {
                 break;
@@ -160,161 +188,6 @@ async fn pace(lanes: Rc<Lanes>, mut control: watch::Receiver<Control>) -> std::i
         }
         tokio::task::yield_now().await;
     };
-    lanes.drain(stop_us).await;
+    lanes.drain(drained_us).await;
     Ok(())
-}
-
-/// A planned request.
-#[derive(Debug)]
-struct Job {
-    intended_us: u64,
-    step: usize,
-    rendered: Rendered,
-}
-
-/// The connections of one scenario and what waits for one.
-struct Lanes {
-    scenario: Arc<Scenario>,
-    context: Context,
-    seed: u64,
-    connections_max: usize,
-    backlog_max: usize,
-    weights: Vec<u32>,
-    weights_total: u64,
-    routes: Vec<RouteId>,
-    state: RefCell<LaneState>,
-    cut: CancellationToken,
-    tasks: TaskTracker,
-}
-
-struct LaneState {
-    session: Session,
-    idle: Vec<Connection>,
-    /// Lanes that carry a request, and idle connections.
-    open: usize,
-    backlog: VecDeque<Job>,
-}
-
-impl Lanes {
-    fn new(scenario: Arc<Scenario>, context: &Context, index: u64) -> Self {
-        let (connections_max, backlog_max) = match scenario.model {
-            ScenarioModel::Arrivals { connections_max, backlog_max, .. } => (connections_max, backlog_max),
-            ScenarioModel::Users { .. } => (0, 0),
-        };
-        // Any odd constant keeps the scenarios' dice apart.
-        let seed = context.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let weights: Vec<u32> = scenario.steps.iter().map(|step| step.weight).collect();
-        let session = Session::new(seed, context.clock.epoch_unix_us());
-        Self {
-            routes: scenario.steps.iter().map(|step| context.recorder.route(&step.route)).collect(),
-            weights_total: weights.iter().map(|weight| u64::from(*weight)).sum(),
-            weights,
-            context: context.clone(),
-            seed,
-            connections_max,
-            backlog_max,
-            state: RefCell::new(LaneState { session, idle: Vec::new(), open: 0, backlog: VecDeque::new() }),
-            cut: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            scenario,
-        }
-    }
-
-    /// An arrival is due: it gets a connection, a place in the backlog, or is dropped.
-    fn dispatch(self: &Rc<Self>, intended_us: u64) {
-        let mut state = self.state.borrow_mut();
-        let step = state.session.choose(&self.weights, self.weights_total);
-        self.context.recorder.planned(self.routes[step], intended_us);
-        // Rendered here and not when a connection is free: the sequence then follows from the seed alone.
-        let Ok(rendered) = self.scenario.render(&self.scenario.steps[step], &mut state.session) else {
-            self.context.recorder.dropped(self.routes[step], intended_us);
-            return;
-        };
-        let job = Job { intended_us, step, rendered };
-        while let Some(connection) = state.idle.pop() {
-            if connection.is_open() {
-                self.tasks.spawn_local(Rc::clone(self).lane(Some(connection), job));
-                return;
-            }
-            state.open -= 1;
-        }
-        if state.open < self.connections_max {
-            state.open += 1;
-            self.tasks.spawn_local(Rc::clone(self).lane(None, job));
-        } else if state.backlog.len() < self.backlog_max {
-            state.backlog.push_back(job);
-        } else {
-            self.context.recorder.dropped(self.routes[step], intended_us);
-        }
-    }
-
-    /// Carries a request, then whatever waits, and parks the connection in the end.
-    async fn lane(self: Rc<Self>, connection: Option<Connection>, job: Job) {
-        let mut connection = self.perform(connection, job, false).await;
-        loop {
-            connection = match connection {
-                Some(connection) => connection.reusable().await,
-                None => None,
-            };
-            let waiting =
-                if self.cut.is_cancelled() { None } else { self.state.borrow_mut().backlog.pop_front() };
-            match waiting {
-                Some(job) => connection = self.perform(connection, job, true).await,
-                None => break,
-            }
-        }
-        let mut state = self.state.borrow_mut();
-        match connection {
-            Some(connection) => state.idle.push(connection),
-            None => state.open -= 1,
-        }
-    }
-
-    /// Sends one request and writes down how it went.
-    async fn perform(&self, idle: Option<Connection>, job: Job, waited: bool) -> Option<Connection> {
-        let Context { target, clock, recorder, .. } = &self.context;
-        let Job { intended_us, step, mut rendered } = job;
-        let (route, step) = (self.routes[step], &self.scenario.steps[step]);
-        let written = rendered.write.take();
-        let started_us = clock.now_us();
-        recorder.begun(route, intended_us, (!waited).then(|| started_us.saturating_sub(intended_us)));
-        let may_be_sent = Cell::new(false);
-        let limit = Duration::from_millis(self.scenario.timeout_ms);
-        let exchanged = tokio::select! {
-            biased;
-            () = self.cut.cancelled() => None,
-            exchanged = tokio::time::timeout(limit, exchange(idle, target, step, rendered, &may_be_sent)) => exchanged.ok(),
-        };
-        let (ending, connection) = exchanged.unwrap_or_else(|| {
-            let perhaps_sent = may_be_sent.get();
-            // Before a connection stands, running out of time means that none could be made.
-            let kind = if perhaps_sent { ErrorKind::Timeout } else { ErrorKind::Connect };
-            (Ending::Broken { kind, perhaps_sent }, None)
-        });
-        let ended_us = clock.now_us();
-        let judgement = judge(step, &ending, None);
-        recorder.finished(route, Finished { intended_us, started_us, ended_us, error: judgement.error });
-        if let (Some(written), Some(write)) = (written, judgement.write) {
-            let phase = recorder.timeline().slot(intended_us).phase;
-            recorder.wrote(ledger_entry(step, written, phase, ended_us, write));
-        }
-        connection
-    }
-
-    /// Lets what is in flight end, then cuts it off; what never got a connection counts as dropped.
-    async fn drain(&self, stop_us: u64) {
-        self.tasks.close();
-        tokio::select! {
-            () = self.tasks.wait() => {}
-            () = self.context.clock.sleep_until(stop_us + DRAIN_US) => {}
-            () = self.cut.cancelled() => {}
-        }
-        self.cut.cancel();
-        self.tasks.wait().await;
-        let mut state = self.state.borrow_mut();
-        state.idle.clear();
-        for job in state.backlog.drain(..) {
-            self.context.recorder.dropped(self.routes[job.step], job.intended_us);
-        }
-    }
 }

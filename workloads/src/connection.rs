@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::answer::{BODY_BYTES_MAX, Ending};
 use crate::file::{Rendered, Step};
+use crate::lanes::Progress;
 
 /// Where traffic may go: a loopback address, since traffic must never leave the mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,14 +111,14 @@ impl Connection {
     }
 }
 
-/// Sends one request and reads the whole answer. `may_be_sent` turns true before the first byte may leave, so that a
-/// caller who gives up knows what the system may have received.
+/// Sends one request and reads the whole answer. `progress` goes on before the first byte may leave, so that a caller who
+/// gives up knows what the system may have received.
 pub(crate) async fn exchange(
     idle: Option<Connection>,
     target: &Target,
     step: &Step,
     rendered: Rendered,
-    may_be_sent: &Cell<bool>,
+    progress: &Cell<Progress>,
 ) -> (Ending, Option<Connection>) {
     let broken = |kind, perhaps_sent| (Ending::Broken { kind, perhaps_sent }, None);
     let mut connection = match idle {
@@ -128,7 +129,7 @@ pub(crate) async fn exchange(
         },
     };
     let Some(request) = request(target, step, rendered) else { return broken(ErrorKind::Dropped, false) };
-    may_be_sent.set(true);
+    progress.set(Progress::Deciding);
     let answer = match connection.sender.try_send_request(request).await {
         Ok(answer) => answer,
         // A request that comes back was never written: the connection was closed under it.

@@ -5,13 +5,18 @@
 
 mod answer;
 mod arrivals;
+pub mod check;
 pub mod clock;
 mod connection;
 pub mod driver;
+mod feeder;
 pub mod file;
+mod http;
+mod lanes;
 pub mod pacer;
 pub mod recording;
 mod schedule;
+pub mod sql;
 mod template;
 mod timeline;
 pub mod traffic;

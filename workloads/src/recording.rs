@@ -188,9 +188,9 @@ impl Recorder {
     /// Empty books for the scenarios of one model.
     pub(crate) fn new(workload: &Workload, model: Model, timeline: Timeline, clock: Clock) -> Self {
         let mut routes: Vec<(String, Model)> = Vec::new();
-        for step in workload.of_model(model).flat_map(|scenario| &scenario.steps) {
-            if !routes.iter().any(|(route, _)| *route == step.route) {
-                routes.push((step.route.clone(), model));
+        for label in workload.of_model(model).flat_map(|scenario| scenario.routes()) {
+            if !routes.iter().any(|(route, _)| route == label) {
+                routes.push((label.to_owned(), model));
             }
         }
         Self { timeline, clock, routes: routes.into(), books: Arc::default() }

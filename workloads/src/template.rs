@@ -3,20 +3,30 @@
 //! `file` compiles and probes them, both pumps render them. Randomness comes from the session's own seeded dice,
 //! so that a run can be replayed; an undefined variable is an error and never an empty string.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use minijinja::value::Object;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::feeder::Feed;
+
 /// Names that every template may use beside the session's variables.
-const BUILT_IN: [&str; 3] = ["key", "random", "popular"];
+const BUILT_IN: [&str; 5] = ["key", "uuid", "random", "popular", "null"];
+/// Variable that holds the rows of feeders.
+const FEED: &str = "feed";
+/// What `null` and a feeder's NULL render to: no text of a database has this character.
+pub(crate) const NULL: &str = "\0";
 
 /// The compiled templates of one scenario.
 #[derive(Debug, Clone)]
 pub(crate) struct Templates {
     environment: Environment<'static>,
+    feeders: Vec<String>,
+    /// Feeders' columns that some template uses.
+    columns: BTreeSet<(String, String)>,
 }
 
 /// One template of a scenario's [`Templates`].
@@ -28,13 +38,23 @@ impl Templates {
     pub(crate) fn new() -> Self {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        Self { environment }
+        Self { environment, feeders: Vec::new(), columns: BTreeSet::new() }
+    }
+
+    /// Lets the templates that are added from now on take values from these feeders.
+    pub(crate) fn feed_from(&mut self, names: impl Iterator<Item = String>) {
+        self.feeders = names.collect();
+    }
+
+    /// The columns of a feeder that some template uses.
+    pub(crate) fn columns_of(&self, feeder: &str) -> impl Iterator<Item = &str> {
+        self.columns.iter().filter(move |(of, _)| of == feeder).map(|(_, column)| column.as_str())
     }
 
     /// Compiles a template whose variables are all among `known`, the built-in names, and minijinja's own.
     ///
     /// # Errors
-    /// A sentence for the workload's author: a syntax error, or the variable that nothing defines.
+    /// A sentence for the workload's author: a syntax error, or the variable or feeder that nothing defines.
     pub(crate) fn add(&mut self, name: String, source: &str, known: &[String]) -> Result<TemplateId, String> {
         self.environment
             .add_template_owned(name.clone(), source.to_owned())
@@ -44,12 +64,26 @@ impl Templates {
             .undeclared_variables(false)
             .into_iter()
             .filter(|variable| {
-                !BUILT_IN.contains(&variable.as_str())
+                (variable != FEED || self.feeders.is_empty())
+                    && !BUILT_IN.contains(&variable.as_str())
                     && !known.contains(variable)
                     && !self.environment.globals().any(|(global, _)| global == variable.as_str())
             })
             .collect();
         undefined.sort();
+        for path in template.undeclared_variables(true) {
+            let mut parts = path.split('.');
+            if parts.next() != Some(FEED) || !undefined.is_empty() {
+                continue;
+            }
+            let (Some(feeder), Some(column), None) = (parts.next(), parts.next(), parts.next()) else {
+                return Err(format!("`{path}` is no value of a feeder: write `feed.NAME.COLUMN`"));
+            };
+            if !self.feeders.iter().any(|known| known == feeder) {
+                return Err(format!("no feeder `{feeder}`; defined here: {}", self.feeders.join(", ")));
+            }
+            self.columns.insert((feeder.to_owned(), column.to_owned()));
+        }
         match undefined.first() {
             None => Ok(TemplateId(name)),
             Some(variable) => Err(format!(
@@ -87,7 +121,8 @@ fn explain(error: &Error) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     dice: Dice,
-    key_prefix: String,
+    run: u64,
+    feeds: Vec<Feed>,
     variables: BTreeMap<String, Value>,
 }
 
@@ -105,13 +140,36 @@ impl Session {
         let rolling = dice.clone();
         variables
             .insert("popular".to_owned(), Value::from_function(move |count: i64| rolling.popular(count)));
-        Self { dice, key_prefix: format!("{run:x}"), variables }
+        variables.insert("null".to_owned(), Value::from(NULL));
+        Self { dice, run, feeds: Vec::new(), variables }
     }
 
-    /// The variables of the next request; `key` is fresh.
+    /// A session for trying templates out: each of these variables, and every column of a feeder, stands at 1.
+    pub(crate) fn probing(known: &[String]) -> Self {
+        let mut session = Self::new(0, 0);
+        session.variables.insert(FEED.to_owned(), Value::from_object(AnyFeed));
+        session.variables.extend(known.iter().map(|name| (name.clone(), Value::from(1))));
+        session
+    }
+
+    /// The same session with rows from these feeds.
+    pub(crate) fn fed(mut self, feeds: Vec<Feed>) -> Self {
+        self.feeds = feeds;
+        self
+    }
+
+    /// The variables of the next request; `key` is fresh, and so is the row of each feeder.
     pub(crate) fn context(&mut self) -> Value {
-        let key = format!("{}-{:016x}", self.key_prefix, self.dice.with(Rng::random::<u64>));
-        self.variables.insert("key".to_owned(), Value::from(key));
+        if !self.feeds.is_empty() {
+            let dice = &self.dice;
+            let rows =
+                self.feeds.iter_mut().map(|feed| feed.next_row(|| dice.with(|dice| dice.random::<f64>())));
+            let rows: BTreeMap<String, Value> = rows.collect();
+            self.variables.insert(FEED.to_owned(), Value::from(rows));
+        }
+        let fresh = self.dice.with(Rng::random::<u64>);
+        self.variables.insert("key".to_owned(), Value::from(format!("{:x}-{fresh:016x}", self.run)));
+        self.variables.insert("uuid".to_owned(), Value::from(uuid(self.run, fresh)));
         Value::from(self.variables.clone())
     }
 
@@ -138,6 +196,34 @@ impl Session {
     /// A whole number between two bounds, both included.
     pub(crate) fn between(&self, low: u64, high: u64) -> u64 {
         self.dice.with(|dice| dice.random_range(low..=high.max(low)))
+    }
+}
+
+/// A key as a UUID of version 8, whose bits are its maker's: the run in front, what is fresh behind.
+fn uuid(run: u64, fresh: u64) -> String {
+    let run = run & 0x0fff_ffff_ffff_ffff;
+    let (front, middle, last) = (run >> 28, (run >> 12) & 0xffff, run & 0xfff);
+    let (variant, node) = (0x8000 | ((fresh >> 48) & 0x3fff), fresh & 0xffff_ffff_ffff);
+    format!("{front:08x}-{middle:04x}-8{last:03x}-{variant:04x}-{node:012x}")
+}
+
+/// Feeders and rows in which every name stands.
+#[derive(Debug)]
+struct AnyFeed;
+
+/// A row that has every column.
+#[derive(Debug)]
+struct AnyRow;
+
+impl Object for AnyFeed {
+    fn get_value(self: &Arc<Self>, _name: &Value) -> Option<Value> {
+        Some(Value::from_object(AnyRow))
+    }
+}
+
+impl Object for AnyRow {
+    fn get_value(self: &Arc<Self>, _column: &Value) -> Option<Value> {
+        Some(Value::from("1"))
     }
 }
 
@@ -209,6 +295,20 @@ mod tests {
         let first = render(source, &mut one).unwrap();
         assert_eq!(first, render(source, &mut two).unwrap());
         assert_ne!(first, render(source, &mut one).unwrap());
+    }
+
+    #[test]
+    fn a_uuid_is_fresh_and_knows_its_run() {
+        let shown = |run: u64, session: &mut Session| {
+            assert_eq!(session.run, run);
+            render("{{ uuid }}", session).unwrap()
+        };
+        let run = 0x0006_1c9a_23bc_4def;
+        let mut session = Session::new(1, run);
+        let (first, second) = (shown(run, &mut session), shown(run, &mut session));
+        assert_ne!(first, second);
+        assert!(first.starts_with("0061c9a2-3bc4-8def-") && first.len() == 36, "{first}");
+        assert!("89ab".contains(first.as_bytes()[19] as char), "{first}");
     }
 
     #[test]

@@ -1,20 +1,28 @@
 //! The handle by which the conductor starts traffic, moves it from phase to phase, and gets what was measured.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fulldress_reports::latency::{quantiles, standard_histogram};
 use fulldress_reports::phase::Phase;
 use fulldress_reports::traffic::{DriverTrust, LedgerEntry, Model, SlowRequest, TrafficTick};
+use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::arrivals::{ArrivalsPump, DRAIN_US};
+use crate::arrivals::{ArrivalsPump, DRAIN_US, Source, Stop, Way};
 use crate::clock::Clock;
 use crate::connection::{Target, TargetError};
 use crate::driver::process_cpu_us;
-use crate::file::Workload;
+use crate::feeder::{Feed, Feeder, feeds_of};
+use crate::file::{Scenario, Workload};
+use crate::http::Http;
+use crate::lanes::Protocol as _;
 use crate::recording::{Flushed, IntervalRecord, Recorder};
+use crate::sql::{self, Sql};
+use crate::template::Session;
 use crate::timeline::Timeline;
 use crate::users::{UsersPump, UsersResult};
 use crate::wire::Hello;
@@ -23,6 +31,8 @@ use crate::wire::Hello;
 const ANNOUNCE_US: u64 = 50_000;
 /// Between two rounds of packing histograms, milliseconds.
 const FLUSH_MS: u64 = 500;
+/// How long requests in flight may still end when somebody waits for the end, microseconds.
+const DRAIN_SOON_US: u64 = 1_000_000;
 /// How much longer than the drain the worker may take to send its last line, microseconds.
 const PATIENCE_US: u64 = 1_000_000;
 
@@ -35,8 +45,10 @@ pub type UsersWriter = Box<dyn AsyncWrite + Send + Unpin>;
 pub struct TrafficPlan {
     /// The scenarios.
     pub workload: Workload,
-    /// `http://127.0.0.1:PORT` of the system under test.
-    pub base_url: String,
+    /// `http://127.0.0.1:PORT` of the system under test; needed when a scenario speaks HTTP.
+    pub base_url: Option<String>,
+    /// How scenarios of SQL and feeders connect, by the name that the workload gives.
+    pub databases: BTreeMap<String, PgConnectOptions>,
     /// The rehearsal's clock.
     pub clock: Clock,
     /// Every random choice follows from it.
@@ -51,6 +63,20 @@ pub enum TrafficError {
     /// The base URL is not the mirror's.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The workload speaks HTTP and there is no base URL.
+    #[error("start traffic of workload `{0}`: it speaks HTTP, and no base URL is given")]
+    NoBaseUrl(String),
+    /// The workload names a database that is not given, or that traffic may not go to.
+    #[error("database `{name}`: {what}")]
+    Database {
+        /// The name that the workload gives.
+        name: String,
+        /// One sentence.
+        what: String,
+    },
+    /// A statement or a feeder's query does not fit the database.
+    #[error("{0}")]
+    Sql(String),
     /// The workload has users and there is no worker.
     #[error("start traffic of workload `{0}`: it has users, which need a worker process")]
     NoWorker(String),
@@ -77,7 +103,7 @@ pub struct TrafficResult {
     pub ended_us: u64,
 }
 
-/// Where requests come from. One variant a model and protocol: arrivals of SQL would be a third.
+/// Where requests come from, one variant a model.
 #[derive(Debug)]
 enum Pump {
     Arrivals(ArrivalsPump),
@@ -106,18 +132,24 @@ struct Collected {
 }
 
 impl Traffic {
-    /// Prepares every pump; the first request comes with the first phase. Must be called inside a tokio runtime.
+    /// Prepares every pump; the first request comes with the first phase. Feeders are filled and statements described by
+    /// their database before. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// The base URL is not on loopback, the workload needs a worker and has none, or the machine gives no thread.
-    pub fn start(plan: TrafficPlan) -> Result<Self, TrafficError> {
-        let TrafficPlan { workload, base_url, clock, seed, users_stream } = plan;
-        let target = Target::parse(&base_url)?;
+    /// An address is not on loopback or missing, a database does not take what the workload says, the workload needs a
+    /// worker and has none, or the machine gives no thread.
+    pub async fn start(plan: TrafficPlan) -> Result<Self, TrafficError> {
+        let TrafficPlan { workload, base_url, databases, clock, seed, users_stream } = plan;
+        let target = base_url.as_deref().map(Target::parse).transpose()?;
+        if target.is_none() && workload.has_http() {
+            return Err(TrafficError::NoBaseUrl(workload.name().to_owned()));
+        }
+        let sources = sources(&workload, target.as_ref(), &databases).await?;
         let timeline = Timeline::default();
         let cpu_before_us = process_cpu_us();
         let recorder = Recorder::new(&workload, Model::Arrivals, timeline.clone(), clock);
         let mut pumps = Vec::new();
-        if workload.has_users() {
+        if let (true, Some(target)) = (workload.has_users(), &target) {
             let Some((reader, writer)) = users_stream else {
                 return Err(TrafficError::NoWorker(workload.name().to_owned()));
             };
@@ -131,9 +163,8 @@ impl Traffic {
             };
             pumps.push(Pump::Users(UsersPump::attach(reader, writer, &hello)?));
         }
-        if workload.has_arrivals() {
-            let pump = ArrivalsPump::start(&workload, target, clock, seed, recorder.clone())?;
-            pumps.push(Pump::Arrivals(pump));
+        if !sources.is_empty() {
+            pumps.push(Pump::Arrivals(ArrivalsPump::start(sources, clock, seed, recorder.clone())?));
         }
         let stop_flushing = CancellationToken::new();
         let flushing = tokio::spawn(flush(recorder, stop_flushing.clone()));
@@ -178,8 +209,17 @@ impl Traffic {
     /// # Errors
     /// The open-model pump had ended by itself.
     pub async fn stop(self) -> Result<TrafficResult, TrafficError> {
-        let stop_us = self.clock.now_us() + ANNOUNCE_US;
-        self.stop_at(stop_us).await
+        let stop = Stop { at_us: self.clock.now_us() + ANNOUNCE_US, drain_us: DRAIN_US };
+        self.end(stop).await
+    }
+
+    /// As [`Traffic::stop`], for somebody who waits: within a good second, whatever is in flight.
+    ///
+    /// # Errors
+    /// The open-model pump had ended by itself.
+    pub async fn stop_soon(self) -> Result<TrafficResult, TrafficError> {
+        let stop = Stop { at_us: self.clock.now_us() + ANNOUNCE_US, drain_us: DRAIN_SOON_US };
+        self.end(stop).await
     }
 
     /// As [`Traffic::stop`], with the first instant that belongs to no phase; microseconds since the epoch.
@@ -187,11 +227,16 @@ impl Traffic {
     /// # Errors
     /// The open-model pump had ended by itself.
     pub async fn stop_at(self, stop_us: u64) -> Result<TrafficResult, TrafficError> {
+        self.end(Stop { at_us: stop_us, drain_us: DRAIN_US }).await
+    }
+
+    async fn end(self, stop: Stop) -> Result<TrafficResult, TrafficError> {
+        let stop_us = stop.at_us;
         let start_us = self.timeline.start_us().unwrap_or(stop_us);
         self.timeline.end(stop_us);
         for pump in &self.pumps {
             match pump {
-                Pump::Arrivals(arrivals) => arrivals.stop_at(stop_us),
+                Pump::Arrivals(arrivals) => arrivals.stop(stop),
                 Pump::Users(_) => {}
             }
         }
@@ -214,7 +259,7 @@ impl Traffic {
                     driver.overflows += totals.overflows;
                 }
                 Pump::Users(users) => {
-                    let patience = self.clock.sleep_until(stop_us + DRAIN_US + PATIENCE_US);
+                    let patience = self.clock.sleep_until(stop_us + stop.drain_us + PATIENCE_US);
                     workers = users.finish(patience).await;
                 }
             }
@@ -234,6 +279,56 @@ impl Traffic {
         slow.append(&mut workers.slow);
         Ok(TrafficResult { intervals, ledger, slow, driver, ended_us: stop_us })
     }
+}
+
+/// The open-model scenarios, each with its rows and the way that its requests take.
+pub(crate) async fn sources(
+    workload: &Workload,
+    target: Option<&Target>,
+    databases: &BTreeMap<String, PgConnectOptions>,
+) -> Result<Vec<Source>, TrafficError> {
+    for name in workload.databases() {
+        let fault = |what: String| TrafficError::Database { name: name.to_owned(), what };
+        let options = databases
+            .get(name)
+            .ok_or_else(|| fault("the workload needs it, and it is not given".to_owned()))?;
+        sql::check_address(options).map_err(fault)?;
+    }
+    let mut feeders = BTreeMap::new();
+    for spec in workload.feeders_in_use() {
+        let feeder = Feeder::fetch(spec, databases).await.map_err(TrafficError::Sql)?;
+        feeders.insert(spec.name.clone(), Arc::new(feeder));
+    }
+    let mut sources = Vec::new();
+    for scenario in workload.of_model(Model::Arrivals) {
+        let feeds = feeds_of(scenario, &feeders).map_err(TrafficError::Sql)?;
+        let way = match (scenario.database().and_then(|name| databases.get(name)), target) {
+            (Some(options), _) => {
+                Way::Sql(Box::new(sql_way(scenario, options, &feeds).await.map_err(TrafficError::Sql)?))
+            }
+            (None, Some(target)) => {
+                Way::Http(Http { scenario: Arc::clone(scenario), target: target.clone() })
+            }
+            (None, None) => continue,
+        };
+        sources.push(Source { scenario: Arc::clone(scenario), feeds, way });
+    }
+    Ok(sources)
+}
+
+/// Prepares a scenario of SQL, and encodes a first request of every step.
+async fn sql_way(
+    scenario: &Arc<Scenario>,
+    options: &PgConnectOptions,
+    feeds: &[Feed],
+) -> Result<Sql, String> {
+    let sql = Sql::prepare(scenario, options).await?;
+    let mut session = Session::new(0, 0).fed(feeds.to_vec());
+    for (index, step) in scenario.sql_steps().iter().enumerate() {
+        sql.render(index, &mut session)
+            .map_err(|what| format!("scenario `{}`, step `{}`: {what}", scenario.name, step.route))?;
+    }
+    Ok(sql)
 }
 
 /// Packs what is no longer young every now and then, and everything at the end.

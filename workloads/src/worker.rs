@@ -234,7 +234,7 @@ impl Crowd {
         // Goose gave the user a client of its own kind; ours follows no redirect and no proxy.
         user.client = client.clone();
         let mut visitor = self.visitor(scenario, user.weighted_users_index).await;
-        for step in &scenario.steps {
+        for step in scenario.http_steps() {
             self.clock.sleep_until(visitor.next_us).await;
             if self.stopping.load(Ordering::SeqCst) {
                 // Goose would call again at once; the runtime is dropped soon.
@@ -284,7 +284,7 @@ impl Crowd {
         let route = self.recorder.route(&step.route);
         let intended_us = visitor.next_us;
         self.recorder.planned(route, intended_us);
-        let Ok(mut rendered) = scenario.render(step, &mut visitor.session) else {
+        let Ok(mut rendered) = step.render(&scenario.templates, &mut visitor.session) else {
             self.recorder.dropped(route, intended_us);
             return false;
         };

@@ -2,11 +2,12 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fulldress_reports::phase::Phase;
 use fulldress_reports::traffic::{ErrorKind, WriteAnswer};
 use fulldress_workloads::clock::Clock;
+use fulldress_workloads::file::Workload;
 use fulldress_workloads::traffic::{Traffic, TrafficError, TrafficPlan};
 use support::{Reply, Server, arrivals, in_phase, orders, refused_url, start, sums};
 
@@ -18,7 +19,7 @@ fn fine() -> Reply {
 async fn every_planned_request_is_in_one_phase_and_one_bucket() {
     let server = Server::start(|_| fine());
     let clock = Clock::start();
-    let traffic = start(arrivals("rate_per_s = 200", &["/a", "/b"]), &server.url, clock);
+    let traffic = start(arrivals("rate_per_s = 200", &["/a", "/b"]), &server.url, clock).await;
     let first_us = traffic.enter_phase(Phase::Warmup);
     clock.sleep_until(first_us + 400_000).await;
     let second_us = traffic.enter_phase(Phase::Upgrade);
@@ -60,7 +61,7 @@ async fn a_stall_shows_in_response_time_though_few_requests_were_in_it() {
     let server = Server::start(|_| fine());
     let clock = Clock::start();
     let settings = "rate_per_s = 400\nconnections_max = 4\nschedule = \"poisson\"";
-    let traffic = start(arrivals(settings, &["/a"]), &server.url, clock);
+    let traffic = start(arrivals(settings, &["/a"]), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
     clock.sleep_until(start_us + 400_000).await;
     server.frozen.send_replace(true);
@@ -107,7 +108,7 @@ async fn errors_have_their_kind() {
     ];
     let clock = Clock::start();
     let paths: Vec<&str> = expected.iter().map(|(path, _)| *path).collect();
-    let traffic = start(arrivals("rate_per_s = 200\ntimeout_ms = 150", &paths), &server.url, clock);
+    let traffic = start(arrivals("rate_per_s = 200\ntimeout_ms = 150", &paths), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
     let result = traffic.stop_at(start_us + 1_000_000).await.unwrap();
     for (path, kind) in expected {
@@ -126,7 +127,7 @@ async fn errors_have_their_kind() {
 #[tokio::test]
 async fn nobody_listening_is_a_connect_error_and_no_ledger_entry() {
     let clock = Clock::start();
-    let traffic = start(orders("rate_per_s = 100"), &refused_url(), clock);
+    let traffic = start(orders("rate_per_s = 100"), &refused_url(), clock).await;
     let start_us = traffic.enter_phase(Phase::Rollback);
     let result = traffic.stop_at(start_us + 300_000).await.unwrap();
     let all = sums(&result.intervals, |_| true);
@@ -143,7 +144,7 @@ async fn a_full_backlog_drops_and_says_so() {
     server.frozen.send_replace(true);
     let clock = Clock::start();
     let settings = "rate_per_s = 100\nconnections_max = 2\nbacklog_max = 5";
-    let traffic = start(arrivals(settings, &["/a"]), &server.url, clock);
+    let traffic = start(arrivals(settings, &["/a"]), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
     clock.sleep_until(start_us + 500_000).await;
     assert!(traffic.figures().errors >= 40, "{:?}", traffic.figures());
@@ -167,7 +168,7 @@ async fn the_ledger_holds_what_was_acknowledged_and_what_nobody_knows() {
         _ => Reply::Answer(201, r#"{"id": 4, "total_cents": 990}"#.to_owned()),
     });
     let clock = Clock::start();
-    let traffic = start(orders("rate_per_s = 300"), &server.url, clock);
+    let traffic = start(orders("rate_per_s = 300"), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Soak);
     let result = traffic.stop_at(start_us + 700_000).await.unwrap();
     let seen = server.seen();
@@ -199,7 +200,7 @@ async fn a_stop_cuts_off_what_hangs_within_its_limit() {
     let server = Server::start(|_| Reply::Hang);
     let clock = Clock::start();
     let settings = "rate_per_s = 50\nconnections_max = 3\ntimeout_ms = 60000";
-    let traffic = start(orders(settings), &server.url, clock);
+    let traffic = start(orders(settings), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
     let stop_us = start_us + 200_000;
     let result = traffic.stop_at(stop_us).await.unwrap();
@@ -219,7 +220,8 @@ async fn one_seed_gives_one_sequence_of_requests() {
         let server = Server::start(|_| fine());
         let clock = Clock::start();
         let traffic =
-            start(arrivals("rate_per_s = 100\nconnections_max = 1", &["/a", "/b", "/c"]), &server.url, clock);
+            start(arrivals("rate_per_s = 100\nconnections_max = 1", &["/a", "/b", "/c"]), &server.url, clock)
+                .await;
         let start_us = traffic.enter_phase(Phase::Baseline);
         traffic.stop_at(start_us + 300_000).await.unwrap();
         sequences.push(server.seen().into_iter().map(|seen| seen.path).collect::<Vec<_>>());
@@ -232,17 +234,50 @@ async fn one_seed_gives_one_sequence_of_requests() {
 async fn traffic_leaves_neither_the_machine_nor_its_users_behind() {
     let plan = |workload, base_url: &str| TrafficPlan {
         workload,
-        base_url: base_url.to_owned(),
+        base_url: Some(base_url.to_owned()),
+        databases: BTreeMap::new(),
         clock: Clock::start(),
         seed: 1,
         users_stream: None,
     };
-    let error = Traffic::start(plan(orders("rate_per_s = 1"), "http://192.0.2.1:80")).unwrap_err();
+    let error = Traffic::start(plan(orders("rate_per_s = 1"), "http://192.0.2.1:80")).await.unwrap_err();
     assert!(matches!(error, TrafficError::Target(_)) && error.to_string().contains("loopback only"));
     let users = support::workload(
         "[[scenario]]\nname = \"u\"\nmodel = \"users\"\nusers = 1\nthink_ms = { min = 1, max = 2 }\n\
          [[scenario.step]]\nroute = \"r\"\nmethod = \"GET\"\npath = \"/\"\n",
     );
-    let error = Traffic::start(plan(users, "http://127.0.0.1:1")).unwrap_err();
+    let error = Traffic::start(plan(users, "http://127.0.0.1:1")).await.unwrap_err();
     assert!(error.to_string().contains("need a worker process"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_feeds_requests_row_by_row() {
+    let server = Server::start(|_| fine());
+    let folder = tempfile::tempdir().unwrap();
+    let text = "schema = \"fulldress/workload/1\"\nname = \"test\"\n\
+                [[feeder]]\nname = \"orders\"\nfile = \"orders.csv\"\norder = \"sequence\"\n\
+                [[scenario]]\nname = \"a\"\nmodel = \"arrivals\"\nrate_per_s = 100\nconnections_max = 1\n\
+                [[scenario.step]]\nroute = \"r\"\nmethod = \"GET\"\n\
+                path = \"/{{ feed.orders.shop }}/{{ feed.orders.id | int + 1 }}\"\n";
+    let file = folder.path().join("workload.toml");
+    std::fs::write(&file, text).unwrap();
+    let plan = || TrafficPlan {
+        workload: Workload::load(&file).unwrap(),
+        base_url: Some(server.url.clone()),
+        databases: BTreeMap::new(),
+        clock: Clock::start(),
+        seed: 1,
+        users_stream: None,
+    };
+    let refusal = |error: TrafficError| error.to_string();
+    assert!(Traffic::start(plan()).await.map_err(refusal).unwrap_err().contains("orders.csv cannot be read"));
+    std::fs::write(folder.path().join("orders.csv"), "id,kind\n1,x\n").unwrap();
+    let error = Traffic::start(plan()).await.map_err(refusal).unwrap_err();
+    assert!(error.contains("feeder `orders` gives no column `shop`, which scenario `a` uses"), "{error}");
+    std::fs::write(folder.path().join("orders.csv"), "id,shop\n1,a\n5,b\n").unwrap();
+    let traffic = Traffic::start(plan()).await.unwrap();
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    traffic.stop_at(start_us + 50_000).await.unwrap();
+    let paths: Vec<String> = server.seen().into_iter().map(|seen| seen.path).collect();
+    assert_eq!(paths, ["/a/2", "/b/6", "/a/2", "/b/6", "/a/2"]);
 }

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+
 use fulldress_reports::phase::Phase;
 use fulldress_reports::traffic::{ErrorKind, Model, WriteAnswer};
 use fulldress_workloads::clock::Clock;
@@ -41,15 +43,26 @@ fn journey(timeout_ms: u64) -> Workload {
 }
 
 /// Traffic whose worker runs as a task of this process.
-fn start(workload: Workload, base_url: &str, clock: Clock) -> (Traffic, JoinHandle<Result<(), WorkerError>>) {
+async fn start(
+    workload: Workload,
+    base_url: &str,
+    clock: Clock,
+) -> (Traffic, JoinHandle<Result<(), WorkerError>>) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let (reader, writer) = tokio::io::split(theirs);
     let running = tokio::spawn(worker(reader, writer));
     let (reader, writer) = tokio::io::split(ours);
     let users_stream: Option<(Box<_>, Box<_>)> = Some((Box::new(reader), Box::new(writer)));
     let users_stream = users_stream.map(|(reader, writer)| (reader as _, writer as _));
-    let plan = TrafficPlan { workload, base_url: base_url.to_owned(), clock, seed: 7, users_stream };
-    (Traffic::start(plan).unwrap(), running)
+    let plan = TrafficPlan {
+        workload,
+        base_url: Some(base_url.to_owned()),
+        databases: BTreeMap::new(),
+        clock,
+        seed: 7,
+        users_stream,
+    };
+    (Traffic::start(plan).await.unwrap(), running)
 }
 
 fn shop() -> Server {
@@ -64,7 +77,7 @@ fn shop() -> Server {
 async fn users_walk_their_journey_and_everything_is_reported() {
     let server = shop();
     let clock = Clock::start();
-    let (traffic, running) = start(journey(2000), &server.url, clock);
+    let (traffic, running) = start(journey(2000), &server.url, clock).await;
     let first_us = traffic.enter_phase(Phase::Baseline);
     clock.sleep_until(first_us + 900_000).await;
     assert!(traffic.figures().rate_per_s > 10.0, "{:?}", traffic.figures());
@@ -101,7 +114,7 @@ async fn users_walk_their_journey_and_everything_is_reported() {
 async fn a_hanging_system_does_not_keep_the_worker() {
     let server = shop();
     let clock = Clock::start();
-    let (traffic, running) = start(journey(60_000), &server.url, clock);
+    let (traffic, running) = start(journey(60_000), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
     clock.sleep_until(start_us + 300_000).await;
     server.frozen.send_replace(true);
@@ -124,7 +137,7 @@ async fn an_error_ends_the_journey_with_its_kind() {
         _ => Reply::Answer(201, String::new()),
     });
     let clock = Clock::start();
-    let (traffic, _running) = start(journey(2000), &server.url, clock);
+    let (traffic, _running) = start(journey(2000), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Rollback);
     let result = traffic.stop_at(start_us + 400_000).await.unwrap();
     let all = sums(&result.intervals, |_| true);
@@ -136,7 +149,7 @@ async fn an_error_ends_the_journey_with_its_kind() {
 async fn the_worker_ends_when_the_harness_is_gone() {
     let server = shop();
     let clock = Clock::start();
-    let (traffic, running) = start(journey(2000), &server.url, clock);
+    let (traffic, running) = start(journey(2000), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
     clock.sleep_until(start_us + 200_000).await;
     let gone_us = clock.now_us();
@@ -150,7 +163,7 @@ async fn the_worker_ends_when_the_harness_is_gone() {
 async fn a_worker_that_dies_is_a_fact_about_the_driver() {
     let server = shop();
     let clock = Clock::start();
-    let (traffic, running) = start(journey(2000), &server.url, clock);
+    let (traffic, running) = start(journey(2000), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
     clock.sleep_until(start_us + 1_500_000).await;
     running.abort();

@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -51,8 +52,15 @@ async fn play() {
     );
     let clock = Clock::start();
     let base_url = server.url.clone();
-    let plan = TrafficPlan { workload, base_url, clock, seed: 3, users_stream: Some((reader, writer)) };
-    let traffic = Traffic::start(plan).unwrap();
+    let plan = TrafficPlan {
+        workload,
+        base_url: Some(base_url),
+        databases: BTreeMap::default(),
+        clock,
+        seed: 3,
+        users_stream: Some((reader, writer)),
+    };
+    let traffic = Traffic::start(plan).await.unwrap();
     let start_us = traffic.enter_phase(Phase::Baseline);
     clock.sleep_until(start_us + 700_000).await;
     let result = traffic.stop().await.unwrap();

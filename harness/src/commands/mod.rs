@@ -6,6 +6,7 @@ pub mod completions;
 pub mod doctor;
 pub mod gateway;
 pub mod init;
+pub mod load;
 pub mod package;
 pub mod preflight;
 pub mod report;

@@ -31,6 +31,7 @@ pub fn run(args: &Run) -> CommandResult {
             plan.package.display()
         )));
     }
+    plan.check_workload(&workload).map_err(Failure::usage)?;
     check_services(&plan, &inventory)?;
     if args.dry_run {
         print(&describe(&plan, &workload)?);
@@ -128,12 +129,20 @@ fn describe(plan: &Plan, workload: &Workload) -> Result<String, Failure> {
         format!("{} {} to {}, {} steps", manifest.name, manifest.from, manifest.to, manifest.steps.len()),
     );
     let services: Vec<&str> = plan.mirror.services.iter().map(|service| service.name.as_str()).collect();
-    line(
-        "mirror",
-        format!("{}, database {}, services {}", kind(plan), plan.mirror.database.name, services.join(", ")),
-    );
+    let services = if services.is_empty() {
+        "no services".to_owned()
+    } else {
+        format!("services {}", services.join(", "))
+    };
+    line("mirror", format!("{}, database {}, {}", kind(plan), plan.mirror.database.name, services));
     line("dataset", dataset(plan));
-    line("traffic", format!("workload {} against {}", workload.name(), plan.traffic.target));
+    let targets = plan
+        .traffic
+        .target
+        .iter()
+        .chain(plan.traffic.database.keys().filter(|_| !workload.databases().is_empty()));
+    let targets: Vec<&str> = targets.map(String::as_str).collect();
+    line("traffic", format!("workload {} against {}", workload.name(), targets.join(", ")));
     line(
         "phases",
         format!(

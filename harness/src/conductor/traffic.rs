@@ -8,7 +8,7 @@ use fulldress_workloads::traffic::TrafficResult;
 /// Sums the intervals up by route and phase, and writes `latency.hlog`; `epoch_unix_us` is the rehearsal's epoch.
 ///
 /// One interval at a time: an unpacked histogram takes about 170 KB, and a rehearsal has thousands.
-pub(super) fn summarise(
+pub fn summarise(
     result: &TrafficResult,
     limits: &Limits,
     epoch_unix_us: u64,

@@ -362,6 +362,57 @@ impl Cluster {
         }
     }
 
+    /// Loads a dump of `pg_dump`, plain or not; what the programs say goes to `log`.
+    ///
+    /// # Errors
+    /// When psql or `pg_restore` fails, or does not end in time.
+    pub async fn load_dump(
+        &self,
+        database: &str,
+        dump: &Path,
+        limit: Duration,
+        log: &Path,
+    ) -> Result<(), MirrorError> {
+        let is_plain = dump.is_file() && !starts_with(dump, b"PGDMP");
+        let (name, options) = if is_plain {
+            ("psql", vec!["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"])
+        } else {
+            ("pg_restore", vec!["--exit-on-error", "--no-password", "--dbname", database])
+        };
+        let mut launch = Launch::new(self.programs.folder.join(name))
+            .args(options)
+            .args([dump])
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", SUPERUSER)
+            .env("PGPASSWORD", &self.password)
+            .env("PGDATABASE", database)
+            .env("PGAPPNAME", "fulldress")
+            .recorded_in(&self.run);
+        launch.stdout = Sink::File(log.to_owned());
+        launch.stderr = Sink::File(log.to_owned());
+        let output = crate::process::run_to_end(launch, limit).await?;
+        if output.timed_out {
+            let what = format!("the dump {} was not loaded within {} s", dump.display(), limit.as_secs());
+            return Err(MirrorError::with_log(&what, log.to_owned()));
+        }
+        if output.status.success() {
+            Ok(())
+        } else {
+            let what = format!("the dump {} could not be loaded", dump.display());
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            // What comes after it is the statement that failed, which may be long.
+            let reason = said.lines().find(|line| line.to_ascii_lowercase().contains("error:"));
+            Err(match reason {
+                Some(reason) => MirrorError {
+                    log: Some(log.to_owned()),
+                    ..MirrorError::new(format!("{what}: {}", reason.trim()), "")
+                },
+                None => MirrorError::with_log(&what, log.to_owned()),
+            })
+        }
+    }
+
     /// Folder of PostgreSQL's programs.
     #[must_use]
     pub fn programs(&self) -> &Path {
@@ -393,6 +444,14 @@ impl Cluster {
         settings.insert("log_directory".to_owned(), self.log_folder().display().to_string());
         settings
     }
+}
+
+/// Whether a file begins with these bytes; `false` for one that cannot be read.
+#[must_use]
+pub fn starts_with(file: &Path, bytes: &[u8]) -> bool {
+    use std::io::Read as _;
+    let mut head = vec![0; bytes.len()];
+    std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == bytes
 }
 
 /// A dump without the random tokens that newer dumps carry: two dumps of one schema must be equal.

@@ -73,6 +73,45 @@ pub async fn run_command(
     }
 }
 
+/// Whether a plain dump creates roles itself, as one of `pg_dumpall` does.
+#[must_use]
+pub fn brings_roles(dump: &Path) -> bool {
+    use std::io::BufRead as _;
+    let Ok(file) = std::fs::File::open(dump) else { return false };
+    std::io::BufReader::new(file).split(b'\n').map_while(Result::ok).any(|line| {
+        let start: Vec<u8> = line.iter().take(11).map(u8::to_ascii_lowercase).collect();
+        start == b"create role" || start == b"create user"
+    })
+}
+
+/// Creates what a dump of `pg_dump` takes for granted: the owner, and the applications' login roles with the plan's
+/// passwords. A role that is there stays as it is.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn create_missing_roles(connection: &mut PgConnection, plan: &Plan) -> Result<(), MirrorError> {
+    let database = &plan.mirror.database;
+    let mut wanted = vec![(&database.owner, "NOLOGIN".to_owned())];
+    for (role, password) in &database.roles {
+        let login = format!("LOGIN PASSWORD '{}'", password.replace('\'', "''"));
+        wanted.retain(|(other, _)| *other != role);
+        wanted.push((role, login));
+    }
+    for (role, options) in wanted {
+        let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+            .bind(role)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(|error| database_error("cannot be read", &error))?;
+        if !known {
+            let create = format!("CREATE ROLE {} {options}", identifier(role));
+            let created = connection.execute(AssertSqlSafe(create)).await;
+            created.map_err(|error| database_error(&format!("cannot get the role `{role}`"), &error))?;
+        }
+    }
+    Ok(())
+}
+
 /// Creates the package's login role, which works as the schema's owner: objects belong to the owner while the session
 /// stays the package's.
 ///
@@ -92,7 +131,7 @@ pub async fn create_package_role(
         .and_then(|row| row.try_get(0))
         .map_err(|error| database_error("cannot be read", &error))?;
     if !known {
-        let what = format!("the dataset command did not create the role `{}`", database_plan.owner);
+        let what = format!("the dataset did not bring the role `{}`", database_plan.owner);
         return Err(MirrorError::new(what, "create it there, or correct mirror.database.owner"));
     }
     let mut statements = vec![

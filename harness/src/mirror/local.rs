@@ -100,9 +100,17 @@ impl LocalMirror {
             .await
             .map_err(|error| database_error("cannot be created", &error))?;
         tell(format!("filling database {name}"));
-        dataset::run_command(&plan, &values, &run, logs).await?;
         let mut connection =
             cluster.connect(name).await.map_err(|error| database_error("cannot be reached", &error))?;
+        if let Some(dump) = &plan.mirror.dataset.dump {
+            if !dataset::brings_roles(dump) {
+                dataset::create_missing_roles(&mut connection, &plan).await?;
+            }
+            let limit = Duration::from_secs(plan.mirror.dataset.timeout_s);
+            cluster.load_dump(name, dump, limit, &logs.join("dataset.log")).await?;
+        } else {
+            dataset::run_command(&plan, &values, &run, logs).await?;
+        }
         dataset::create_package_role(&mut connection, &plan, &package_password).await?;
         connection
             .execute("CHECKPOINT")

@@ -1,4 +1,7 @@
 //! Reads every acknowledged write back: through the running version, and in the database as second witness.
+//!
+//! The conductor asks after the traffic has ended. A write over HTTP is read over HTTP, one by SQL with the workload's own
+//! query and role.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +10,9 @@ use std::time::Duration;
 use fulldress_reports::evidence::{BrokenWrite, LedgerEvidence, LedgerPhase, WriteFate};
 use fulldress_reports::phase::Phase;
 use fulldress_reports::traffic::{LedgerEntry, WriteAnswer};
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use fulldress_workloads::sql::KeyedQuery;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row};
 use tokio::sync::Semaphore;
 
 use crate::http;
@@ -26,6 +31,7 @@ const WITNESS_BATCH: usize = 5000;
 enum Seen {
     Same,
     Other(String),
+    Several(usize),
     Absent,
     Unread(String),
 }
@@ -40,16 +46,28 @@ pub struct JudgedEntry {
     pub fate: WriteFate,
 }
 
-/// Reads all entries back from `base_url`, and asks the database when there is a witness query.
+/// Whom to ask for writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// `http://127.0.0.1:PORT` of the running version; absent where no scenario speaks HTTP.
+    pub base_url: Option<&'a str>,
+    /// Databases by the name that the workload gives.
+    pub databases: &'a BTreeMap<String, PgConnectOptions>,
+}
+
+/// Reads all entries back, and asks the mirror's database when there is a witness query.
 ///
 /// # Errors
 /// When the witness query cannot be run; a write that cannot be read is a fate, not an error.
 pub async fn read_back(
     entries: Vec<LedgerEntry>,
-    base_url: &str,
+    asked: Asked<'_>,
     witness: Option<(&mut PgConnection, &str)>,
 ) -> Result<(LedgerEvidence, Vec<JudgedEntry>), sqlx::Error> {
-    let seen = ask_running_version(&entries, base_url).await;
+    let mut seen = ask_running_version(&entries, asked.base_url).await;
+    for (name, options) in asked.databases {
+        ask_as_application(&entries, name, options, &mut seen).await;
+    }
     let counts = match witness {
         Some((connection, query)) => Some(ask_database(&entries, connection, query).await?),
         None => None,
@@ -83,7 +101,7 @@ pub async fn read_back(
 /// An acknowledged write must be there, once, unchanged. Both witnesses must see it: a row that the running
 /// version cannot give is as lost to its users as one that is not in the table.
 fn fate(answer: WriteAnswer, seen: &Seen, count: Option<i64>) -> WriteFate {
-    if count.is_some_and(|count| count > 1) {
+    if count.is_some_and(|count| count > 1) || matches!(seen, Seen::Several(_)) {
         return WriteFate::Duplicated;
     }
     if answer == WriteAnswer::Indeterminate {
@@ -93,6 +111,7 @@ fn fate(answer: WriteAnswer, seen: &Seen, count: Option<i64>) -> WriteFate {
         Seen::Absent => WriteFate::Lost,
         _ if count == Some(0) => WriteFate::Lost,
         Seen::Same => WriteFate::Kept,
+        Seen::Several(_) => WriteFate::Duplicated,
         Seen::Other(_) => WriteFate::Changed,
         Seen::Unread(_) => WriteFate::Unread,
     }
@@ -100,7 +119,7 @@ fn fate(answer: WriteAnswer, seen: &Seen, count: Option<i64>) -> WriteFate {
 
 fn disagrees(seen: &Seen, count: Option<i64>) -> bool {
     match (seen, count) {
-        (Seen::Same | Seen::Other(_), Some(0)) => true,
+        (Seen::Same | Seen::Other(_) | Seen::Several(_), Some(0)) => true,
         (Seen::Absent, Some(count)) => count > 0,
         _ => false,
     }
@@ -110,6 +129,7 @@ fn describe(seen: &Seen, count: Option<i64>) -> String {
     let said = match seen {
         Seen::Same => "the running version gives it unchanged".to_owned(),
         Seen::Other(value) => format!("the running version gives {value}"),
+        Seen::Several(count) => format!("the running version gives it {count} times"),
         Seen::Absent => "the running version does not know it".to_owned(),
         Seen::Unread(reason) => format!("could not be read: {reason}"),
     };
@@ -119,10 +139,12 @@ fn describe(seen: &Seen, count: Option<i64>) -> String {
     }
 }
 
-async fn ask_running_version(entries: &[LedgerEntry], base_url: &str) -> Vec<Seen> {
+async fn ask_running_version(entries: &[LedgerEntry], base_url: Option<&str>) -> Vec<Seen> {
     let slots = Arc::new(Semaphore::new(CONCURRENCY));
     let mut reads = tokio::task::JoinSet::new();
-    for (index, entry) in entries.iter().enumerate() {
+    let over_http = entries.iter().enumerate().filter(|(_, entry)| entry.database.is_none());
+    for (index, entry) in over_http {
+        let Some(base_url) = base_url else { continue };
         let slots = Arc::clone(&slots);
         let url = format!("{base_url}{}", entry.read_back);
         let expected = entry.value.clone();
@@ -132,7 +154,7 @@ async fn ask_running_version(entries: &[LedgerEntry], base_url: &str) -> Vec<See
             (index, ask(&url, &expected).await)
         });
     }
-    let mut seen = vec![Seen::Unread("the read was cut off".to_owned()); entries.len()];
+    let mut seen = vec![Seen::Unread("nobody could be asked".to_owned()); entries.len()];
     while let Some(read) = reads.join_next().await {
         if let Ok((index, answer)) = read {
             seen[index] = answer;
@@ -153,16 +175,69 @@ async fn ask(url: &str, expected: &serde_json::Value) -> Seen {
     }
 }
 
-/// `expected` is an object of JSON pointers and the values that they had when the write was acknowledged.
+/// Reads the writes of one database back, one after the other on one connection; `seen` gains what it says.
+async fn ask_as_application(
+    entries: &[LedgerEntry],
+    name: &str,
+    options: &PgConnectOptions,
+    seen: &mut [Seen],
+) {
+    let of_database = entries.iter().zip(seen).filter(|(entry, _)| entry.database.as_deref() == Some(name));
+    let mut connection = None;
+    let mut unreachable: Option<String> = None;
+    let mut queries: BTreeMap<&str, Result<KeyedQuery, String>> = BTreeMap::new();
+    for (entry, seen) in of_database {
+        if connection.is_none() && unreachable.is_none() {
+            match tokio::time::timeout(READ_LIMIT, options.connect()).await {
+                Ok(Ok(connected)) => connection = Some(connected),
+                Ok(Err(error)) => unreachable = Some(error.to_string()),
+                Err(_) => unreachable = Some(format!("no connection within {} s", READ_LIMIT.as_secs())),
+            }
+        }
+        if let Some(error) = &unreachable {
+            // It would be the same for every other one.
+            *seen = Seen::Unread(error.clone());
+        }
+        let Some(connected) = &mut connection else { continue };
+        let text = entry.read_back.as_str();
+        if !queries.contains_key(text) {
+            queries.insert(text, KeyedQuery::prepare(connected, text).await);
+        }
+        let answer = match &queries[text] {
+            Ok(query) => {
+                let rows = tokio::time::timeout(READ_LIMIT, query.rows(connected, &entry.key)).await;
+                rows.unwrap_or_else(|_| Err(format!("no answer within {} s", READ_LIMIT.as_secs())))
+            }
+            Err(error) => Err(error.clone()),
+        };
+        *seen = match answer.as_deref() {
+            Ok([]) => Seen::Absent,
+            Ok([row]) => compare(&entry.value, &serde_json::Value::Object(row.clone())),
+            Ok(rows) => Seen::Several(rows.len()),
+            Err(error) => {
+                // A read that was given up may still be under way on it.
+                connection = None;
+                Seen::Unread(error.clone())
+            }
+        };
+    }
+}
+
+/// What stands at a JSON pointer, or in a column.
+fn stands_at<'a>(document: &'a serde_json::Value, name: &str) -> Option<&'a serde_json::Value> {
+    if name.is_empty() || name.starts_with('/') { document.pointer(name) } else { document.get(name) }
+}
+
+/// `expected` is an object of JSON pointers or columns, and the values that they had when the write was acknowledged.
 fn compare(expected: &serde_json::Value, document: &serde_json::Value) -> Seen {
     let Some(projection) = expected.as_object() else {
         return Seen::Same;
     };
     let differing: Vec<String> = projection
         .iter()
-        .filter(|(pointer, value)| document.pointer(pointer) != Some(value))
-        .map(|(pointer, _)| {
-            format!("{pointer} = {}", document.pointer(pointer).unwrap_or(&serde_json::Value::Null))
+        .filter(|(name, value)| stands_at(document, name) != Some(value))
+        .map(|(name, _)| {
+            format!("{name} = {}", stands_at(document, name).unwrap_or(&serde_json::Value::Null))
         })
         .collect();
     if differing.is_empty() { Seen::Same } else { Seen::Other(differing.join(", ")) }
@@ -205,6 +280,8 @@ mod tests {
             (WriteAnswer::Acknowledged, Seen::Same, Some(0), WriteFate::Lost),
             (WriteAnswer::Acknowledged, other(), Some(1), WriteFate::Changed),
             (WriteAnswer::Acknowledged, Seen::Same, Some(2), WriteFate::Duplicated),
+            (WriteAnswer::Acknowledged, Seen::Several(2), None, WriteFate::Duplicated),
+            (WriteAnswer::Indeterminate, Seen::Several(2), None, WriteFate::Duplicated),
             (WriteAnswer::Acknowledged, Seen::Unread(String::new()), Some(1), WriteFate::Unread),
             (WriteAnswer::Indeterminate, Seen::Absent, Some(0), WriteFate::Indeterminate),
             (WriteAnswer::Indeterminate, Seen::Same, Some(2), WriteFate::Duplicated),
@@ -223,5 +300,8 @@ mod tests {
         assert_eq!(compare(&expected, &document), Seen::Same);
         let document = json!({"total_cents": 6, "lines": [{"quantity": 2}]});
         assert_eq!(compare(&expected, &document), Seen::Other("/total_cents = 6".to_owned()));
+        let row = json!({"total": 5, "channel": "web"});
+        assert_eq!(compare(&json!({"total": 5}), &row), Seen::Same);
+        assert_eq!(compare(&json!({"total": 6}), &row), Seen::Other("total = 5".to_owned()));
     }
 }

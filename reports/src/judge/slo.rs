@@ -79,7 +79,7 @@ pub(super) fn errors(case: &Case<'_>) -> Ruling {
             .errors
             .iter()
             .filter(|(_, number)| **number > 0)
-            .map(|(kind, number)| format!("{} {}", figures::thousands(*number), kind.name()))
+            .map(|(kind, number)| format!("{} {kind}", figures::thousands(*number)))
             .collect();
         // A dropped request was never sent, and still a client would have got no answer.
         (summary.errors_total(), summary.sent + dropped, format!("failed ({})", kinds.join(", ")))

@@ -173,9 +173,16 @@ pub fn orders(settings: &str) -> Workload {
 }
 
 /// Traffic without users.
-pub fn start(workload: Workload, base_url: &str, clock: Clock) -> Traffic {
-    let plan = TrafficPlan { workload, base_url: base_url.to_owned(), clock, seed: 1, users_stream: None };
-    Traffic::start(plan).unwrap()
+pub async fn start(workload: Workload, base_url: &str, clock: Clock) -> Traffic {
+    let plan = TrafficPlan {
+        workload,
+        base_url: Some(base_url.to_owned()),
+        databases: BTreeMap::new(),
+        clock,
+        seed: 1,
+        users_stream: None,
+    };
+    Traffic::start(plan).await.unwrap()
 }
 
 /// Sums over records.

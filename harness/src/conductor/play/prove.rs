@@ -5,18 +5,21 @@ use std::sync::Arc;
 
 use fulldress_reports::check::CheckId;
 use fulldress_reports::event::Happening;
-use fulldress_reports::evidence::{DataEvidence, ReapplyEvidence, SchemaEvidence};
+use fulldress_reports::evidence::{
+    DataEvidence, FaultEvidence, ReapplyEvidence, SchemaEvidence, SchemaState,
+};
 use fulldress_reports::phase::Phase;
 use tokio::task::JoinSet;
 
 use super::{Before, Play, unread};
 use crate::bundle;
-use crate::conductor::double_run;
+use crate::conductor::{double_run, faults};
 use crate::fingerprint::SchemaFingerprint;
 use crate::fingerprint::data::DataDigest;
 use crate::mirror::{Mirror, MirrorError};
+use crate::proofs::compat::{Listener, Statements};
 use crate::proofs::data;
-use crate::proofs::ledger;
+use crate::proofs::ledger::{self, Asked};
 use crate::proofs::residue::{FlagProbe, HostProbe, Snapshot, WebhookProbe};
 use crate::upgrade::steps::StepRunner;
 
@@ -47,7 +50,7 @@ impl Play {
         &mut self,
         mirror: &Arc<dyn Mirror>,
         runner: &Arc<StepRunner>,
-        before: Before,
+        mut before: Before,
         upgraded: &SchemaFingerprint,
     ) -> Result<(), MirrorError> {
         // Nobody is measured any more: what takes long without needing anything of the rest goes on beside it. A set
@@ -76,6 +79,7 @@ impl Play {
             drift: before.schema.differences(&rolled_back),
             order_only: before.schema.order_only(&rolled_back),
         }));
+        self.try_statements(&mut before.statements, SchemaState::RolledBack).await?;
         let mut connection = mirror.connect().await?;
         let after = DataDigest::read(&mut connection, &before.columns).await.map_err(unread)?;
         let mut compared = DataEvidence {
@@ -98,15 +102,59 @@ impl Play {
         };
         let (beside, reapplied) = tokio::join!(beside, self.reapply(runner, upgraded));
         self.events.tell(Happening::DoubleRun(beside?));
-        reapplied
+        reapplied?;
+        self.try_faults(mirror).await
+    }
+
+    /// Strikes the steps in the middle, on clones.
+    async fn try_faults(&self, mirror: &Arc<dyn Mirror>) -> Result<(), MirrorError> {
+        self.events.stage("striking the steps in the middle, on clones");
+        let ground = faults::Ground {
+            name: "f".to_owned(),
+            plan: Arc::clone(&self.plan),
+            inventory: Arc::clone(&self.inventory),
+            package: Arc::clone(&self.package),
+            rollback: self.rollback_method(),
+            mirror: Arc::clone(mirror),
+            run: Arc::clone(&self.run),
+            bundle: self.bundle.clone(),
+            clock: self.events.clock(),
+        };
+        let tell = |evidence: &FaultEvidence| self.events.tell(Happening::Faults(evidence.clone()));
+        let evidence = faults::try_faults(&ground, tell).await?;
+        self.events.tell(Happening::Faults(evidence));
+        Ok(())
+    }
+
+    /// What the clients were seen to send, as far as it can be prepared.
+    pub(super) async fn keep_statements(
+        &self,
+        mirror: &Arc<dyn Mirror>,
+        listener: Listener,
+    ) -> Result<Statements, MirrorError> {
+        let roles = &self.plan.mirror.database.roles;
+        Statements::keep(listener.stop(), &mirror.server(), roles).await.map_err(unread)
+    }
+
+    /// Tries the old version's statements on the schema of now.
+    pub(super) async fn try_statements(
+        &self,
+        statements: &mut Statements,
+        state: SchemaState,
+    ) -> Result<(), MirrorError> {
+        let evidence = self.while_ticking(statements.try_on(state)).await.map_err(unread)?;
+        self.events.tell(Happening::Compat(evidence));
+        Ok(())
     }
 
     async fn prove_ledger(&mut self, mirror: &Arc<dyn Mirror>) -> Result<(), MirrorError> {
         let entries = std::mem::take(&mut self.ledger);
-        let url = mirror.services().url(&self.plan.traffic.target)?;
+        let target = self.plan.traffic.target.as_deref();
+        let url = target.map(|target| mirror.services().url(target)).transpose()?;
+        let asked = Asked { base_url: url.as_deref(), databases: &self.databases(mirror) };
         let mut connection = mirror.connect().await?;
         let witness = self.plan.ledger.witness.as_deref().map(|query| (&mut connection, query));
-        let judged = ledger::read_back(entries, &url, witness).await;
+        let judged = ledger::read_back(entries, asked, witness).await;
         let (evidence, entries) = judged.map_err(|error| {
             MirrorError::new(format!("ledger.witness: {error}"), "correct the query in the plan")
         })?;

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fulldress_reports::event::Happening;
 use fulldress_reports::evidence::Reach;
 use fulldress_reports::phase::Phase;
 use fulldress_workloads::file::Workload;
 use fulldress_workloads::traffic::{Traffic, TrafficPlan, UsersReader, UsersWriter};
+use sqlx::postgres::PgConnectOptions;
 
 use super::{NOT_REHEARSED, Play, RUNNER, unread};
 use crate::actors::Actors;
@@ -17,12 +19,15 @@ use crate::mirror::containers::compose::ComposeMirror;
 use crate::mirror::local::LocalMirror;
 use crate::mirror::{Mirror, MirrorError, PACKAGE_ROLE, SUPERUSER};
 use crate::plan::ServiceRole;
-use crate::process::{Input, Launch, Sink};
 use crate::proofs::data;
 use crate::proofs::dependents::Watch;
 use crate::recorder::observation::{MigrationLock, PackageIdentity};
 use crate::recorder::{Recorder, RecorderConfig};
 use crate::upgrade::steps::{RunnerParts, StepRunner};
+use crate::worker;
+
+/// Longest wait for the sessions that filled feeders to end, microseconds.
+const SESSION_END_US: u64 = 1_000_000;
 
 impl Play {
     pub(super) async fn start_mirror(&mut self) -> Result<Arc<dyn Mirror>, MirrorError> {
@@ -117,7 +122,9 @@ impl Play {
         workload: Workload,
     ) -> Result<(), MirrorError> {
         let failed = |error: &dyn std::fmt::Display| MirrorError::new(format!("the traffic: {error}"), "");
-        let base_url = mirror.services().url(&self.plan.traffic.target)?;
+        let target = self.plan.traffic.target.as_deref();
+        let base_url = target.map(|target| mirror.services().url(target)).transpose()?;
+        let databases = self.databases(mirror);
         let users_stream = if workload.has_users() { Some(self.start_worker().await?) } else { None };
         let dependents = mirror.services().of_role(ServiceRole::Dependent);
         let watched = dependents
@@ -126,23 +133,56 @@ impl Play {
             .collect::<Result<Vec<_>, MirrorError>>()?;
         let clock = self.events.clock();
         self.watch = Some(Watch::start(watched, clock));
-        let plan = TrafficPlan { workload, base_url, clock, seed: self.plan.seed, users_stream };
-        self.traffic = Some(Traffic::start(plan).map_err(|error| failed(&error))?);
+        let plan = TrafficPlan { workload, base_url, databases, clock, seed: self.plan.seed, users_stream };
+        self.traffic = Some(Traffic::start(plan).await.map_err(|error| failed(&error))?);
+        self.forget_feeders(mirror).await?;
         self.enter(Phase::Warmup).await;
         Ok(())
     }
 
+    /// What filled the workload's feeders is no traffic: the statistics begin again once its sessions have written theirs.
+    async fn forget_feeders(&self, mirror: &Arc<dyn Mirror>) -> Result<(), MirrorError> {
+        if self.plan.traffic.database.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&String> = self.plan.traffic.database.keys().collect();
+        let mut connection = mirror.connect().await?;
+        let limit_us = self.events.clock().now_us() + SESSION_END_US;
+        // A service may call itself the same and stay: what it has read so far is then all that is forgotten.
+        while self.events.clock().now_us() < limit_us {
+            let gone: bool = sqlx::query_scalar(
+                "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = ANY($1))",
+            )
+            .bind(&names)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(unread)?;
+            if gone {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        data::reset_statistics(&mut connection).await.map_err(unread)
+    }
+
+    /// How the workload's SQL connects: as the application's roles, and by no other way than they.
+    pub(super) fn databases(&self, mirror: &Arc<dyn Mirror>) -> BTreeMap<String, PgConnectOptions> {
+        let roles = &self.plan.mirror.database.roles;
+        let named = self.plan.traffic.database.iter().filter_map(|(name, role)| {
+            // Reading the plan has checked the role.
+            let password = roles.get(role)?;
+            let options = mirror.server().username(role).password(password).application_name(name);
+            Some((name.clone(), options))
+        });
+        named.collect()
+    }
+
     /// Starts the child that drives virtual users; only its pipes are given on.
     async fn start_worker(&mut self) -> Result<(UsersReader, UsersWriter), MirrorError> {
-        let mut launch = Launch::new(our_program()?).args(["worker"]).recorded_in(&self.run);
-        launch.stdin = Input::Piped;
-        launch.stdout = Sink::Piped;
-        launch.stderr = Sink::File(self.bundle.join("logs").join("worker.log"));
-        let mut child = launch.start().await?;
-        let pipes = child.stdout.take().zip(child.stdin.take());
+        let log = self.bundle.join("logs").join("worker.log");
+        let (child, pipes) = worker::start(&our_program()?, &self.run, log).await?;
         self.worker = Some(child);
-        let (reader, writer) = pipes.ok_or_else(|| MirrorError::new("the worker has no pipes", ""))?;
-        Ok((Box::new(reader), Box::new(writer)))
+        Ok(pipes)
     }
 }
 

@@ -321,7 +321,7 @@ impl Database {
     /// # Errors
     /// When psql or `pg_restore` fails.
     pub async fn load_dump(&self, dump: &std::path::Path, limit: Duration) -> Result<(), MirrorError> {
-        let is_plain = dump.is_file() && !starts_with(dump, b"PGDMP");
+        let is_plain = dump.is_file() && !crate::mirror::cluster::starts_with(dump, b"PGDMP");
         let script = if is_plain {
             "exec psql -X -q -v ON_ERROR_STOP=1 -f /dump"
         } else {
@@ -469,10 +469,4 @@ impl Database {
     pub fn expect_end(&self) {
         self.stopping.store(true, Ordering::Release);
     }
-}
-
-fn starts_with(file: &std::path::Path, magic: &[u8]) -> bool {
-    use std::io::Read as _;
-    let mut head = vec![0; magic.len()];
-    std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == magic
 }

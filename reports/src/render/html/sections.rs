@@ -92,7 +92,7 @@ fn traffic(evidence: &Evidence) -> Markup {
 
 fn traffic_row(row: &RouteSummary) -> Markup {
     let kinds: Vec<_> =
-        row.errors.iter().map(|(kind, number)| format!("{} {}", thousands(*number), kind.name())).collect();
+        row.errors.iter().map(|(kind, number)| format!("{} {kind}", thousands(*number))).collect();
     let response = &row.response;
     html! {
         tr {

@@ -20,5 +20,6 @@ pub mod process;
 pub mod progress;
 pub mod proofs;
 pub mod recorder;
+pub mod synthetic;
 pub mod trace;
 pub mod upgrade;

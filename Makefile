@@ -1,6 +1,6 @@
 # The newcomer's commands: `make rehearsal`, `make rehearsal PACKAGE=unsafe`, `make test`.
 .DEFAULT_GOAL := help
-.PHONY: bench-containers bench-recorder help prerequisites build images clean-images maybe-images rehearsal test lint docs
+.PHONY: bench-containers bench-recorder bench-synthetic help prerequisites build images clean-images maybe-images rehearsal test lint docs
 
 PACKAGE ?= safe
 # Kind of the mirror: auto (containers where an engine answers), compose or local.
@@ -50,6 +50,9 @@ bench-recorder: prerequisites ## Measure how exact the lock recorder is and what
 
 bench-containers: images ## Measure what the mirror in containers costs: its gateway, its start, its copies; ten minutes on a quiet machine
 	@for bench in gateway first_request copies; do $(IMAGES) cargo bench --profile dev --bench $$bench || exit 1; done
+
+bench-synthetic: prerequisites ## Measure how fast synthetic rows are, against COPY from a file and pgbench; three minutes
+	@cargo bench --profile dev --bench synthetic
 
 lint: ## Formatting and clippy, warnings as errors
 	@cargo fmt --all --check

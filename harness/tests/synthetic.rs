@@ -249,6 +249,38 @@ async fn the_seed_alone_decides() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn indexes_of_a_large_table_are_as_before() {
+    let schema = "CREATE TABLE large (id integer PRIMARY KEY, name text NOT NULL, at timestamptz);
+        CREATE UNIQUE INDEX large_name ON large (lower(name)); CREATE INDEX large_at ON large (at) WHERE at IS NOT NULL;
+        CREATE INDEX left_broken ON large (id); UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'left_broken'::regclass;
+        COMMENT ON INDEX large_name IS 'kept';
+        CREATE TABLE never (id integer PRIMARY KEY, CONSTRAINT no_large CHECK (id < 0 AND id % 2 = 5));
+        CREATE TABLE twice (id integer PRIMARY KEY, a integer NOT NULL);
+        CREATE UNIQUE INDEX few ON twice ((a / 100000000));";
+    let indexes = "SELECT format('%s %s %s %s %s %s', indexrelid, indexrelid::regclass, indisvalid, indisready,
+        pg_get_indexdef(indexrelid), obj_description(indexrelid)) FROM pg_index WHERE indrelid >= 16384 AND indexrelid::regclass::text !~ 'toast' ORDER BY 1";
+    let (_, programs) = versions::versions().into_iter().next().unwrap();
+    let server = Server::start(programs).await;
+    let mut connection = server.database("large", schema).await;
+    let before = texts(&mut connection, indexes).await;
+    let filled = server.fill("large", &Request { rows: 150_000, ..Request::default() }).await;
+    assert_eq!(texts(&mut connection, indexes).await, before);
+    assert_eq!(before.len(), 7);
+    let short = unfilled(&filled);
+    assert_eq!(short.keys().collect::<Vec<_>>(), [&"public.never", &"public.twice"], "{short:?}");
+    assert!(short["public.never"].1.contains("no_large"), "{short:?}");
+    assert!(short["public.twice"].1.contains("few"), "{short:?}");
+    // They hold every row, and only those.
+    for (column, rows) in [("id", 150_000), ("lower(name)", 150_000)] {
+        let query = format!("SELECT count(*) FROM (SELECT {column} FROM large ORDER BY {column}) AS sorted");
+        execute(&mut connection, "SET enable_seqscan = off; SET enable_sort = off").await;
+        assert_eq!(number(&mut connection, &query).await, rows, "{column}");
+    }
+    let refused = sqlx::query("INSERT INTO large VALUES (1, 'x')").execute(&mut connection).await;
+    assert!(refused.unwrap_err().to_string().contains("large_pkey"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_storefront_is_filled_and_a_second_time_nothing_is() {
     let schema = include_str!("../../fixtures/storefront/schema-2.3.sql");
     let (_, programs) = versions::versions().into_iter().next().unwrap();

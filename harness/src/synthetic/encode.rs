@@ -96,8 +96,8 @@ fn scalar_binary(scalar: Scalar, units: i64, out: &mut Vec<u8>) {
             out.extend_from_slice(&(units as i16).to_be_bytes());
         }
         Scalar::Int4 | Scalar::Oid | Scalar::Date => {
-            out.extend_from_slice(&[0, 0, 0, 4]);
-            out.extend_from_slice(&(units as i32).to_be_bytes());
+            // The length and the number as one.
+            out.extend_from_slice(&((4_u64 << 32) | u64::from(units as u32)).to_be_bytes());
         }
         Scalar::Int8
         | Scalar::Money
@@ -105,8 +105,7 @@ fn scalar_binary(scalar: Scalar, units: i64, out: &mut Vec<u8>) {
         | Scalar::Timestamp
         | Scalar::TimestampTz
         | Scalar::Lsn => {
-            out.extend_from_slice(&[0, 0, 0, 8]);
-            out.extend_from_slice(&units.to_be_bytes());
+            out.extend_from_slice(&((8_u128 << 64) | u128::from(units as u64)).to_be_bytes()[4..]);
         }
         Scalar::Float4 => {
             out.extend_from_slice(&[0, 0, 0, 4]);
@@ -277,8 +276,11 @@ pub(super) fn copy_text(shape: &Shape, value: &Value, out: &mut Vec<u8>) {
 }
 
 /// A literal whose type the server takes from the column.
-pub(super) fn literal(shape: &Shape, value: &Value) -> String {
-    text(shape, value).map_or("NULL".to_owned(), |text| quote(&text))
+pub(super) fn literal(shape: &Shape, value: &Value, sql: &mut String) {
+    match text(shape, value) {
+        Some(text) => sql.push_str(&quote(&text)),
+        None => sql.push_str("NULL"),
+    }
 }
 
 /// A string constant, whatever `standard_conforming_strings` says.
@@ -315,7 +317,9 @@ mod tests {
         let words = Shape::Array { element: Box::new(Shape::Text { max: None, fixed: false }), oid: 25 };
         let value = Value::List(vec![Value::Text("a\"b\\".to_owned()), Value::Null]);
         assert_eq!(text(&words, &value).unwrap(), r#"{"a\"b\\",NULL}"#);
-        assert_eq!(literal(&words, &value), r#"E'{"a\\"b\\\\",NULL}'"#);
+        let mut sql = String::new();
+        literal(&words, &value, &mut sql);
+        assert_eq!(sql, r#"E'{"a\\"b\\\\",NULL}'"#);
         let range = Shape::Range { bound: Box::new(scalar(Scalar::Date)) };
         let value = Value::Range(Box::new((Value::Units(0), Value::Units(31))));
         assert_eq!(text(&range, &value).unwrap(), r#"["2000-01-01","2000-02-01")"#);

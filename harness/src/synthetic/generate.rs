@@ -3,12 +3,17 @@
 //! Called by `row`. A [`Maker`] is made once for each column and case; making a value then is a function of one number: the row's
 //! place where values must differ, else a random one.
 
+use std::sync::Arc;
+
 use super::demand::Demand;
 use super::keys::{below, mix};
 use super::pattern::matching;
 use super::samples::{sample, word};
 use super::value::{DAY_US, Scalar, Shape, Value};
 
+/// Rows from which on random values come from a pool, and values in it.
+const POOLED_ROWS: u64 = 20_000;
+const POOL: u64 = 4_096;
 /// Characters of a text without a limit.
 const TEXT_MAX: u64 = 200;
 /// Days since 2000-01-01 of 2023-01-01 and 2025-12-31: what lies in the past of every rehearsal.
@@ -20,16 +25,18 @@ const LAST_DAY: i64 = 9_496;
 pub(super) struct Maker {
     kind: Kind,
     demand: Demand,
+    /// Random values that were made before, where a table has so many rows that making each would take long.
+    pool: Option<Arc<[Value]>>,
 }
 
 #[derive(Debug, Clone)]
 enum Kind {
     Null,
     Chosen(Vec<Value>),
-    /// `low`, and how many units there are; `step` between neighbours of distinct ones.
+    /// Where random values lie, where distinct ones, and how far those are from each other.
     Units {
-        low: i64,
-        span: u64,
+        plain: Units,
+        wide: Units,
         step: u64,
     },
     Bool,
@@ -69,6 +76,13 @@ enum Kind {
     },
 }
 
+/// So many units from here on.
+#[derive(Debug, Clone, Copy)]
+struct Units {
+    low: i64,
+    size: u64,
+}
+
 /// What a text looks like, by the column's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
@@ -103,7 +117,7 @@ impl Number {
 impl Maker {
     /// Of a column with this name and shape under a demand; `rows` values may have to differ.
     pub(super) fn new(name: &str, shape: &Shape, demand: &Demand, rows: u64) -> Self {
-        let made = |kind| Self { kind, demand: demand.clone() };
+        let made = |kind| Self { kind, demand: demand.clone(), pool: None };
         if demand.null == Some(true) {
             return made(Kind::Null);
         }
@@ -166,7 +180,7 @@ impl Maker {
         match &self.kind {
             Kind::Null => 1,
             Kind::Chosen(values) => values.len() as u64,
-            Kind::Units { span, step, .. } => span / step,
+            Kind::Units { wide, step, .. } => wide.size / step,
             Kind::Bool => 2,
             Kind::Text { .. } if !self.demand.patterns.is_empty() => 1 << 20,
             Kind::Text { max, .. } => 36_u64.saturating_pow(u32::try_from(*max).unwrap_or(12).min(12)),
@@ -203,8 +217,28 @@ impl Maker {
         )
     }
 
+    /// The same for a table of many rows: its random values come from a pool, where that is faster.
+    pub(super) fn pooled(mut self, rows: u64, key: u64) -> Self {
+        let is_slow = match self.kind {
+            Kind::Text { .. } | Kind::Json | Kind::List { .. } | Kind::Record(_) | Kind::Sample { .. } => {
+                true
+            }
+            Kind::Bytes { length } => length > 64,
+            _ => false,
+        };
+        if rows >= POOLED_ROWS && is_slow {
+            self.pool = Some((0..POOL).map(|place| self.make(Number::random(mix(key ^ place)))).collect());
+        }
+        self
+    }
+
     /// The value of a number.
     pub(super) fn make(&self, number: Number) -> Value {
+        if let Some(pool) = &self.pool
+            && !number.distinct
+        {
+            return pool[below(number.value, POOL) as usize].clone();
+        }
         let value = self.any(number);
         if self.demand.except.is_empty() || number.distinct || !self.demand.except.contains(&value) {
             return value;
@@ -225,14 +259,11 @@ impl Maker {
             Kind::Null => Value::Null,
             Kind::Chosen(values) if values.is_empty() => Value::Null,
             Kind::Chosen(values) => values[number.below(values.len() as u64) as usize].clone(),
-            Kind::Units { low, span, step } => {
-                let units = if number.distinct {
-                    number.value.wrapping_mul(*step) % span
-                } else {
-                    below(number.value, *span)
-                };
-                Value::Units(low.wrapping_add_unsigned(units))
-            }
+            Kind::Units { plain, wide, step } => Value::Units(if number.distinct {
+                wide.low.wrapping_add_unsigned(number.value.wrapping_mul(*step) % wide.size)
+            } else {
+                plain.low.wrapping_add_unsigned(below(number.value, plain.size))
+            }),
             Kind::Bool => {
                 Value::Bool(if number.distinct { number.value % 2 == 1 } else { number.value >> 63 == 1 })
             }
@@ -313,14 +344,13 @@ impl Maker {
     }
 }
 
-/// The part of a scalar's values that is used: a plain one, moved to where the demand wants it. Where values must differ and the
-/// plain part is too small, all that the demand leaves.
+/// The parts of a scalar's values that are used: a plain one, moved to where the demand wants it; and where values must differ and
+/// the plain part is too small for all rows, as much as the demand leaves.
 fn window(scalar: Scalar, type_low: i64, type_high: i64, demand: &Demand, rows: u64) -> Kind {
-    let (low, high) = plain_window(scalar);
+    let (mut low, mut high) = plain_window(scalar);
     let least = demand.low.unwrap_or(type_low).max(type_low);
     let most = demand.high.unwrap_or(type_high).min(type_high);
     let width = high - low;
-    let (mut low, mut high) = (low, high);
     if low < least {
         low = least;
         high = high.max(least.saturating_add(width));
@@ -329,22 +359,23 @@ fn window(scalar: Scalar, type_low: i64, type_high: i64, demand: &Demand, rows: 
         high = most;
         low = low.min(most.saturating_sub(width)).max(least);
     }
+    let size = |low: i64, high: i64| ((i128::from(high) - i128::from(low)).max(0) as u64).saturating_add(1);
+    let plain = Units { low, size: size(low, high) };
     let step = match scalar {
         Scalar::Timestamp | Scalar::TimestampTz | Scalar::Interval => 3_600_000_000,
         Scalar::Time | Scalar::TimeTz => 1_000_000,
         _ => 1,
     };
-    let span = |high: i64| (i128::from(high) - i128::from(low)).max(0) as u64 + 1;
-    if span(high) / step < rows {
+    if plain.size / step < rows {
         high = most;
     }
-    if span(high) / step < rows {
+    if size(low, high) / step < rows {
         low = least;
     }
-    let span = ((i128::from(high) - i128::from(low)).max(0) as u64).saturating_add(1);
+    let wide = Units { low, size: size(low, high) };
     // Closer together where there are too many rows for the step.
-    let step = if span / step < rows { (span / rows.max(1)).max(1) } else { step };
-    Kind::Units { low, span, step }
+    let step = if wide.size / step < rows { (wide.size / rows.max(1)).max(1) } else { step };
+    Kind::Units { plain, wide, step }
 }
 
 /// Plain values: small positive numbers, instants of a few years past.

@@ -1,7 +1,7 @@
 //! Synthetic data from the catalog: rows for every empty table that satisfy what the catalog demands.
 //!
 //! Called by the commands that have a schema and no data; tells its caller what was filled, and why something was not.
-//! [`fill()`] reads the catalog once (`catalog`), plans each table (`plan`: types, checks, keys), and writes (`copy`, `trial`).
+//! [`fill()`] reads the catalog once (`catalog`), plans each table (`plan`: types, checks, keys), and writes (`writer`).
 
 mod catalog;
 mod checks;
@@ -11,6 +11,8 @@ mod encode;
 mod expression;
 mod fill;
 mod generate;
+mod indexes;
+mod insert;
 mod keys;
 mod order;
 mod partitions;
@@ -23,6 +25,7 @@ mod samples;
 mod trial;
 mod types;
 mod value;
+mod writer;
 
 pub use fill::fill;
 

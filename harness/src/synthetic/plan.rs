@@ -65,6 +65,7 @@ pub(super) struct Table {
     pub(super) uncertain: Vec<String>,
     /// Decides cases.
     pub(super) key: u64,
+    pub(super) partitioned: bool,
 }
 
 /// A column that is written.
@@ -84,6 +85,8 @@ pub(super) struct Column {
     pub(super) makers: Vec<Maker>,
     pub(super) null: Vec<Option<bool>>,
     pub(super) beside: Vec<Option<Beside>>,
+    /// Has one case, no hint, and depends on no other column or row.
+    pub(super) is_plain: bool,
     /// Constants of conditions that were not understood; worth a try.
     pub(super) hints: Vec<Value>,
 }
@@ -124,6 +127,7 @@ impl Table {
             cases: 1,
             uncertain: Vec::new(),
             key: 0,
+            partitioned: relation.partitioned,
         }
     }
 }
@@ -197,6 +201,13 @@ impl<'a> Builder<'a> {
         }
         self.conditions(relation, &mut table, checks);
         roles::assign(self.catalog, relation.oid, &mut table);
+        for column in &mut table.columns {
+            column.is_plain = column.makers.len() == 1
+                && column.null[0].is_none()
+                && column.beside[0].is_none()
+                && column.hints.is_empty()
+                && matches!(column.role, Role::Free | Role::Distinct);
+        }
         table
     }
 
@@ -223,6 +234,7 @@ impl<'a> Builder<'a> {
             makers: Vec::new(),
             null: Vec::new(),
             beside: Vec::new(),
+            is_plain: false,
             hints: Vec::new(),
         }
     }
@@ -282,8 +294,10 @@ pub(super) fn adopt(table: &mut Table, cases: &[Case], rows: u64) {
     table.cases = cases.len();
     for (place, column) in table.columns.iter_mut().enumerate() {
         let demands = cases.iter().map(|case| &case[place]);
-        column.makers =
-            demands.clone().map(|demand| Maker::new(&column.name, &column.shape, demand, rows)).collect();
+        column.makers = demands
+            .clone()
+            .map(|demand| Maker::new(&column.name, &column.shape, demand, rows).pooled(rows, column.key))
+            .collect();
         column.null = demands.clone().map(|demand| demand.null).collect();
         column.beside = demands.map(|demand| demand.beside).collect();
     }

@@ -56,7 +56,8 @@ impl Rows<'_> {
         out.extend((0..table.columns.len()).map(|column| self.value(table, column, at, 0)));
     }
 
-    fn value(&self, table: &Table, place: usize, at: At, depth: u32) -> Value {
+    /// A value of a row by its column's place; `depth` counts keys that follow from keys.
+    pub(super) fn value(&self, table: &Table, place: usize, at: At, depth: u32) -> Value {
         if depth > DEPTH_MAX {
             return Value::Null;
         }
@@ -79,6 +80,18 @@ impl Rows<'_> {
     }
 
     fn made(&self, table: &Table, column: &Column, at: At, depth: u32) -> Value {
+        if column.is_plain {
+            // Most columns of most tables, and the way that has to be short.
+            if column.role == Role::Distinct {
+                let number = Number { value: at.unique(table.rows), distinct: true, salt: column.key };
+                return column.makers[0].make(number);
+            }
+            let random = at.random(column.key);
+            if column.nulls > 0 && at.row >= FULL_ROWS && below(mix(random), 100) < column.nulls {
+                return Value::Null;
+            }
+            return column.makers[0].make(Number { value: random, distinct: false, salt: 0 });
+        }
         let case = case(table, at);
         let random = at.random(column.key);
         let may_be_null = !column.not_null && column.null[case].is_none() && column.role == Role::Free;

@@ -4,7 +4,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::encode;
+use super::insert;
 use super::plan::Table;
 use super::row::{At, Rows};
 
@@ -24,9 +24,9 @@ pub(super) struct Tried {
 }
 
 /// Tries every row of a table.
-pub(super) async fn insert(
+pub(super) async fn rows(
     connection: &mut PgConnection,
-    rows: &Rows<'_>,
+    plans: &Rows<'_>,
     table: &Table,
 ) -> Result<Tried, sqlx::Error> {
     let wanted = table.rows.min(ROWS_MAX);
@@ -37,8 +37,8 @@ pub(super) async fn insert(
         let attempts = if tried.rows == 0 { ATTEMPTS_FIRST } else { ATTEMPTS };
         let mut refusal = None;
         for attempt in 0..attempts {
-            rows.row(table, At { row, attempt }, &mut values);
-            match sqlx::raw_sql(AssertSqlSafe(statement(table, &values))).execute(&mut *connection).await {
+            plans.row(table, At { row, attempt }, &mut values);
+            match sqlx::raw_sql(AssertSqlSafe(insert::one(table, &values))).execute(&mut *connection).await {
                 Ok(_) => {
                     refusal = None;
                     break;
@@ -69,19 +69,6 @@ pub(super) async fn insert(
         tried.refusal = Some(format!("{} is filled by trial, of {ROWS_MAX} rows at most", table.name));
     }
     Ok(tried)
-}
-
-fn statement(table: &Table, values: &[super::value::Value]) -> String {
-    let columns: Vec<&str> = table.columns.iter().map(|column| column.quoted.as_str()).collect();
-    let values =
-        table.columns.iter().zip(values).map(|(column, value)| encode::literal(&column.shape, value));
-    let values: Vec<String> = values.collect();
-    format!(
-        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
-        table.name,
-        columns.join(", "),
-        values.join(", ")
-    )
 }
 
 /// Why the server refused, with the constraint where it names one.

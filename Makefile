@@ -1,6 +1,6 @@
 # The newcomer's commands: `make rehearsal`, `make rehearsal PACKAGE=unsafe`, `make test`.
 .DEFAULT_GOAL := help
-.PHONY: bench-containers bench-fingerprint bench-recorder help prerequisites build images clean-images maybe-images rehearsal test lint docs
+.PHONY: bench-containers bench-fingerprint bench-recorder bench-synthetic help prerequisites build images clean-images maybe-images nightly rehearsal test lint docs
 
 PACKAGE ?= safe
 # Kind of the mirror: auto (containers where an engine answers), compose or local.
@@ -45,7 +45,7 @@ test: maybe-images ## Run every test, the ones with real PostgreSQL included, an
 	@.ci/postgresql-versions || echo "PostgreSQL 16 and 18 could not be fetched: their tests are skipped"
 	@.ci/test
 
-bench-recorder: prerequisites ## Measure how exact the lock recorder is and what it costs; six minutes on a quiet machine
+bench-recorder: prerequisites ## Measure how exact the lock recorder is and what it costs; eight minutes on a quiet machine, less with PAIRS=4
 	@cargo bench --profile dev --bench recorder
 
 bench-fingerprint: prerequisites ## Measure how long the fingerprints of schema and data take; two minutes on a quiet machine
@@ -53,6 +53,9 @@ bench-fingerprint: prerequisites ## Measure how long the fingerprints of schema 
 
 bench-containers: images ## Measure what the mirror in containers costs: its gateway, its start, its copies; ten minutes on a quiet machine
 	@for bench in gateway first_request copies; do $(IMAGES) cargo bench --profile dev --bench $$bench || exit 1; done
+
+bench-synthetic: prerequisites ## Measure how fast synthetic rows are, against COPY from a file and pgbench; three minutes
+	@cargo bench --profile dev --bench synthetic
 
 lint: ## Formatting and clippy, warnings as errors
 	@cargo fmt --all --check

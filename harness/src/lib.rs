@@ -21,6 +21,7 @@ pub mod process;
 pub mod progress;
 pub mod proofs;
 pub mod recorder;
+pub mod synthetic;
 pub mod trace;
 pub mod upgrade;
 pub mod worker;

@@ -14,7 +14,6 @@ use std::time::Duration;
 use fulldress::mirror::cluster::{Cluster, Programs};
 use fulldress::process::RunFolder;
 use fulldress::recorder::log::LogPlace;
-use fulldress::recorder::observation::{MigrationLock, PackageIdentity};
 use fulldress::recorder::reconcile::StepSpan;
 use fulldress::recorder::sampler::GAP_US;
 use fulldress::recorder::{Recorder, RecorderConfig, Recording, relation_names, settings};
@@ -206,17 +205,8 @@ async fn recorded(run: &Arc<RunFolder>, postgres: &Path, seed: u64) -> (Recordin
     admin.execute(AssertSqlSafe(script)).await.unwrap();
     let preexisting = relation_names(&mut admin).await.unwrap();
     let clock = Clock::start();
-    let config = RecorderConfig {
-        server: cluster.options(DATABASE),
-        log: Some(LogPlace::Folder(cluster.log_folder())),
-        identity: PackageIdentity {
-            roles: vec![PACKAGE.to_owned()],
-            addresses: Vec::new(),
-            own_roles: Vec::new(),
-        },
-        migration_lock: MigrationLock::default(),
-        clock,
-    };
+    let log = LogPlace::Folder(cluster.log_folder());
+    let config = RecorderConfig::new(cluster.options(DATABASE), log, PACKAGE, clock);
     let recorder = Recorder::start(config).await.unwrap();
     recorder.fast(true);
     let options = cluster.options(DATABASE).username(PACKAGE).password("recall");

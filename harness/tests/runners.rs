@@ -14,7 +14,6 @@ use fulldress::package::{self, Limits, Package};
 use fulldress::plan::Plan;
 use fulldress::process::RunFolder;
 use fulldress::proofs::schema::SchemaFingerprint;
-use fulldress::recorder::observation::{MigrationLock, PackageIdentity};
 use fulldress::recorder::{Recorder, RecorderConfig, relation_names};
 use fulldress::upgrade::steps::{RunnerParts, StepRunner};
 use fulldress_reports::check::{Check, CheckId, Outcome};
@@ -162,18 +161,11 @@ impl Ground {
             RunnerParts { plan, inventory, package, mirror: &mirror, run, logs: &logs, clock: self.clock };
         let runner = StepRunner::start(parts, &host).await.unwrap();
         let preexisting = relation_names(&mut mirror.connect().await.unwrap()).await.unwrap();
-        let recorder = Recorder::start(RecorderConfig {
-            server: mirror.server(),
-            log: Some(mirror.log_place()),
-            identity: PackageIdentity {
-                roles: vec![PACKAGE_ROLE.to_owned()],
-                addresses: vec![runner.address().to_string()],
-                own_roles: vec![SUPERUSER.to_owned()],
-            },
-            migration_lock: MigrationLock::from(&plan.migration_lock),
-            clock: self.clock,
-        });
-        let recorder = recorder.await.unwrap();
+        let config = RecorderConfig::new(mirror.server(), mirror.log_place(), PACKAGE_ROLE, self.clock)
+            .with_address(runner.address())
+            .with_own_role(SUPERUSER)
+            .with_migration_lock(&plan.migration_lock);
+        let recorder = Recorder::start(config).await.unwrap();
         recorder.fast(true);
         for step in &package.manifest.steps {
             let run = runner.up(step, Phase::Upgrade).await;

@@ -5,6 +5,7 @@
 //! on is part of the result. It starts and stops nothing: the mirror applies [`settings`].
 
 pub mod clock;
+mod config;
 pub mod leftovers;
 pub mod log;
 pub mod observation;
@@ -19,14 +20,12 @@ use std::io::Write;
 
 use fulldress_reports::lock::{LockEvidence, LockLeftover};
 use fulldress_reports::phase::{Phase, PhaseSpan};
-use fulldress_workloads::clock::Clock;
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 
 use self::clock::ServerClock;
+pub use self::config::RecorderConfig;
 use self::leftovers::Unfinished;
-use self::log::{LogEvents, LogPlace, LogReader};
-use self::observation::{MigrationLock, PackageIdentity};
+use self::log::{LogEvents, LogReader};
 use self::reconcile::{Material, RawWait, Reconciled, SourceState, StepSpan};
 use self::sampler::{Gap, Sampler};
 
@@ -51,21 +50,6 @@ pub enum RecorderError {
 
 fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> RecorderError {
     move |source| RecorderError::Database { doing, source }
-}
-
-/// What to record and how to reach it.
-#[derive(Debug, Clone)]
-pub struct RecorderConfig {
-    /// The mirror's database, as a superuser.
-    pub server: PgConnectOptions,
-    /// Where the server's log is; absent where it cannot be read.
-    pub log: Option<LogPlace>,
-    /// Which sessions are the package's.
-    pub identity: PackageIdentity,
-    /// What counts as the migration lock.
-    pub migration_lock: MigrationLock,
-    /// The rehearsal's clock.
-    pub clock: Clock,
 }
 
 /// The running recorder.

@@ -8,7 +8,6 @@ use fulldress::mirror::cluster::{Cluster, Programs};
 use fulldress::mirror::{PACKAGE_ROLE, SUPERUSER};
 use fulldress::process::RunFolder;
 use fulldress::recorder::log::LogPlace;
-use fulldress::recorder::observation::{MigrationLock, PackageIdentity};
 use fulldress::recorder::reconcile::StepSpan;
 use fulldress::recorder::{Recorder, RecorderConfig, Recording, relation_names, settings};
 use fulldress_reports::phase::{Phase, PhaseSpan};
@@ -78,17 +77,9 @@ impl Server {
     }
 
     pub(crate) fn config(&self) -> RecorderConfig {
-        RecorderConfig {
-            server: self.cluster.options("postgres"),
-            log: Some(LogPlace::Folder(self.cluster.log_folder())),
-            identity: PackageIdentity {
-                roles: vec![PACKAGE_ROLE.to_owned()],
-                addresses: Vec::new(),
-                own_roles: vec![SUPERUSER.to_owned()],
-            },
-            migration_lock: MigrationLock::default(),
-            clock: self.clock,
-        }
+        let log = LogPlace::Folder(self.cluster.log_folder());
+        RecorderConfig::new(self.cluster.options("postgres"), log, PACKAGE_ROLE, self.clock)
+            .with_own_role(SUPERUSER)
     }
 
     /// A recorder at its fast pace.

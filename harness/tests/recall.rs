@@ -259,10 +259,10 @@ fn every_lock_of_random_transactions_is_recorded_and_no_other() {
         // What fires no trigger may hide between two samples: in a gap that the recorder declares, or for less than that.
         let in_gap = |truth: &Truth| {
             truth.ending_us - truth.seen_us <= GAP_US
-                || recording
-                    .gaps
-                    .iter()
-                    .any(|gap| gap.from_us <= truth.seen_us && gap.to_us >= truth.ending_us)
+                || recording.gaps.iter().any(|gap| {
+                    gap.from_us <= truth.seen_us + trust.clock_error_us
+                        && gap.to_us + trust.clock_error_us >= truth.ending_us
+                })
         };
         let records: Vec<&LockRecord> =
             recording.evidence.records.iter().filter(|record| !record.relation.contains("made_")).collect();

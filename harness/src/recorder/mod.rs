@@ -139,9 +139,15 @@ impl Recorder {
             .fetch_one(&mut connection)
             .await
             .map_err(database("ask for the database's name"))?;
-        let sampler = Sampler::start(config.server.clone(), config.identity.clone(), names, config.clock)
-            .await
-            .map_err(database("start the sampler"))?;
+        let sampler = Sampler::start(
+            config.server.clone(),
+            config.identity.clone(),
+            names,
+            config.clock,
+            server_clock.server_us(0),
+        )
+        .await
+        .map_err(database("start the sampler"))?;
         let log = config.log.clone().map(|place| LogReader::new(place, name, since_us));
         Ok(Self {
             config,

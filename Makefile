@@ -45,7 +45,7 @@ test: maybe-images ## Run every test, the ones with real PostgreSQL included, an
 	@.ci/postgresql-versions || echo "PostgreSQL 16 and 18 could not be fetched: their tests are skipped"
 	@.ci/test
 
-bench-recorder: prerequisites ## Measure how exact the lock recorder is and what it costs; six minutes on a quiet machine
+bench-recorder: prerequisites ## Measure how exact the lock recorder is and what it costs; eight minutes on a quiet machine, less with PAIRS=4
 	@cargo bench --profile dev --bench recorder
 
 bench-containers: images ## Measure what the mirror in containers costs: its gateway, its start, its copies; ten minutes on a quiet machine

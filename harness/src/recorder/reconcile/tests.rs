@@ -209,6 +209,31 @@ fn each_wait_counts_once_and_rows_are_followed_to_the_package() {
     assert_eq!(found.waits.iter().filter(|wait| wait.behind.is_some()).count(), 3);
 }
 
+/// A client's wait for a relation, as samples show it.
+fn sampled_wait(pid: u32, since_us: i64, last_us: i64) -> Sighting {
+    let mut wait = held(20_001, LockMode::AccessShareLock, 0, 0);
+    (wait.session, wait.role, wait.package, wait.granted) = (session(pid), "app".into(), false, false);
+    (wait.wait_since_us, wait.first_us, wait.last_us) = (Some(since_us), since_us + 500, last_us);
+    wait.gone_us = Some(last_us + 2_500);
+    wait
+}
+
+#[test]
+fn two_waits_of_a_client_one_just_after_the_other_are_two_and_one_in_both_sources_is_one() {
+    let (mut events, mut sightings) = two_locks();
+    events.extend(waited(100, 200, 240, LockTarget::Relation(20_001), vec![1]));
+    // The wait that the log has, two short ones right after it, and a longer one that a busy machine logged late.
+    sightings.push(sampled_wait(100, ms(200), ms(238)));
+    sightings.push(sampled_wait(100, ms(242), ms(246)));
+    sightings.push(sampled_wait(100, ms(249), ms(255)));
+    events.extend(waited(101, 308, 400, LockTarget::Relation(20_001), vec![1]));
+    sightings.push(sampled_wait(101, ms(300), ms(399)));
+    let found = joined(&events, sightings);
+    let record = found.evidence.records.iter().find(|record| record.relation == "public.a").unwrap();
+    let of = |pid: u32| record.victims.iter().filter(|victim| victim.pid == pid).count();
+    assert_eq!((of(100), of(101)), (3, 1), "{:#?}", record.victims);
+}
+
 #[test]
 fn a_weaker_lock_on_what_is_held_already_is_no_record_of_its_own() {
     let (events, mut sightings) = two_locks();

@@ -504,7 +504,8 @@ async fn a_statement_that_is_sent_again_is_counted_with_what_ended_it() {
     run(&mut writer, "BEGIN; UPDATE orders SET total = 2 WHERE id = 3").await;
     let (alter, update) =
         ("ALTER TABLE orders ADD COLUMN note text;\n", "UPDATE orders SET total = 9 WHERE id = 3;\n");
-    let timeouts = ["SET lock_timeout = '60ms';\n", "SET lock_timeout = 0; SET statement_timeout = '60ms';\n"];
+    let timeouts =
+        ["SET lock_timeout = '60ms';\n", "SET lock_timeout = 0; SET statement_timeout = '60ms';\n"];
     let [locks, statements] = timeouts;
     let script = format!("{locks}{alter}{alter}DROP TABLE orders;\n{statements}{update}");
     stage.script(&script).await.unwrap();

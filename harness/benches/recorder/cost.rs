@@ -35,14 +35,44 @@ impl Kind {
     }
 }
 
-/// The ratios of one comparison, smallest first.
-pub(crate) struct Measured {
+/// One comparison, with its ratios so far, smallest first.
+pub(crate) struct Comparison {
     kind: Kind,
     active: bool,
     ratios: Vec<f64>,
 }
 
-impl Measured {
+impl Comparison {
+    pub(crate) const fn new(kind: Kind, active: bool) -> Self {
+        Self { kind, active, ratios: Vec::new() }
+    }
+
+    /// Plays further pairs on two servers.
+    pub(crate) async fn measure(&mut self, plain: &Server, recorded: &Server, pairs: usize) {
+        let (kind, active, clock) = (self.kind, self.active, Clock::start());
+        // Both caches are warm before the first pair.
+        turn(plain, kind, active).await;
+        turn(recorded, kind, active).await;
+        for pair in 0..pairs {
+            let (with, without) = if pair % 2 == 0 {
+                let without = turn(plain, kind, active).await;
+                (recorded_turn(recorded, kind, active, clock).await, without)
+            } else {
+                let with = recorded_turn(recorded, kind, active, clock).await;
+                (with, turn(plain, kind, active).await)
+            };
+            let ratio = with / without;
+            self.ratios.push(ratio);
+            let (number, name, pace) = (self.ratios.len(), kind.name(), self.pace());
+            println!("{name} {pace}, pair {number}: {with:.0} with, {without:.0} without, ratio {ratio:.3}");
+        }
+        self.ratios.sort_by(f64::total_cmp);
+    }
+
+    const fn pace(&self) -> &'static str {
+        if self.active { "active" } else { "quiet" }
+    }
+
     const fn claim(&self) -> f64 {
         if self.active { ACTIVE_MIN } else { QUIET_MIN }
     }
@@ -80,7 +110,7 @@ fn confidence(pairs: usize, cut: usize) -> f64 {
     1.0 - 2.0 * outside
 }
 
-impl fmt::Display for Measured {
+impl fmt::Display for Comparison {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (low, high, confidence) = self.interval();
         let claim = self.claim();
@@ -97,7 +127,7 @@ impl fmt::Display for Measured {
             formatter,
             "{:<12} {:<7} {:>6.3}   [{low:.3}, {high:.3}] {:>4.1} %   at least {claim}: {shown}",
             self.kind.name(),
-            if self.active { "active" } else { "quiet" },
+            self.pace(),
             self.median(),
             100.0 * confidence,
         )
@@ -128,38 +158,4 @@ async fn recorded_turn(server: &Server, kind: Kind, active: bool, clock: Clock) 
     assert!(evidence.trust.samples_taken > 0 && evidence.trust.server_log, "{:?}", evidence.trust);
     assert_eq!(evidence.records.is_empty(), !active, "{} records", evidence.records.len());
     throughput
-}
-
-/// Plays the pairs.
-pub(crate) async fn measure(
-    plain: &Server,
-    recorded: &Server,
-    kind: Kind,
-    active: bool,
-    pairs: usize,
-) -> Measured {
-    let clock = Clock::start();
-    // Both caches are warm before the first pair.
-    turn(plain, kind, active).await;
-    turn(recorded, kind, active).await;
-    let mut ratios = Vec::new();
-    for pair in 0..pairs {
-        let (with, without) = if pair % 2 == 0 {
-            let without = turn(plain, kind, active).await;
-            (recorded_turn(recorded, kind, active, clock).await, without)
-        } else {
-            let with = recorded_turn(recorded, kind, active, clock).await;
-            (with, turn(plain, kind, active).await)
-        };
-        ratios.push(with / without);
-        let pace = if active { "active" } else { "quiet" };
-        println!(
-            "{} {pace}, pair {} of {pairs}: {with:.0} with, {without:.0} without, ratio {:.3}",
-            kind.name(),
-            pair + 1,
-            with / without
-        );
-    }
-    ratios.sort_by(f64::total_cmp);
-    Measured { kind, active, ratios }
 }

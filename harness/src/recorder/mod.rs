@@ -164,7 +164,7 @@ impl Recorder {
         })
     }
 
-    /// Samples every 2.5 ms instead of every 200 ms, or goes back; takes effect at once.
+    /// Samples every 3.5 ms instead of every 200 ms, or goes back; takes effect at once.
     pub fn fast(&self, fast: bool) {
         self.sampler.fast(fast);
     }

@@ -5,13 +5,15 @@
 #[path = "support/server.rs"]
 mod server;
 
+use std::path::Path;
+
 use fulldress::actors::{ANALYZE, Actors, IDLE_TRANSACTION, LONG_READER};
 use fulldress::mirror::PACKAGE_ROLE;
 use fulldress::plan;
 use fulldress::proofs::data;
 use fulldress_reports::lock::{LockMode, LockOutcome};
 use fulldress_reports::phase::Phase;
-use server::{APPLICATION, Server, execute, until};
+use server::{APPLICATION, Server, execute, on_each_version, until};
 
 /// How long an actor keeps its lock: long enough for a change and two clients to queue up on a busy machine.
 const HOLD_MS: u64 = 2_000;
@@ -42,8 +44,8 @@ fn tables() -> Vec<String> {
 }
 
 /// A change waits behind an actor, two clients wait behind the change, and the actor itself waits when it comes back.
-async fn queues_behind(holder: &'static str, plan: &plan::Actors) {
-    let server = Server::start(&[]).await;
+async fn queues_behind(postgres: &Path, holder: &'static str, plan: &plan::Actors) {
+    let server = Server::start(postgres).await;
     let mut admin = server.admin().await;
     // ANALYZE computes an index's expression for every row that it samples: here that takes as long as a large table does.
     execute(
@@ -118,18 +120,28 @@ async fn queues_behind(holder: &'static str, plan: &plan::Actors) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_queues_behind_a_change_that_waits_for_an_actor_is_the_changes() {
     let [reader, idle, analyze] = alone();
-    tokio::join!(
-        queues_behind(reader.0, &reader.1),
-        queues_behind(idle.0, &idle.1),
-        queues_behind(analyze.0, &analyze.1)
-    );
+    on_each_version(async |postgres| {
+        tokio::join!(
+            queues_behind(postgres, reader.0, &reader.1),
+            queues_behind(postgres, idle.0, &idle.1),
+            queues_behind(postgres, analyze.0, &analyze.1)
+        );
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn actors_are_no_traffic_and_outlive_what_the_package_drops() {
-    let server = Server::start(&[]).await;
+    on_each_version(no_traffic).await;
+}
+
+async fn no_traffic(postgres: &Path) {
+    let server = Server::start(postgres).await;
     let mut admin = server.admin().await;
     execute(&mut admin, "CREATE TABLE gone (id int); INSERT INTO gone VALUES (1)").await;
+    // Whoever made the tables has told what it counted when it is gone.
+    until(&mut admin, "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'")
+        .await;
     execute(&mut admin, "SELECT pg_stat_force_next_flush(); SELECT pg_stat_reset()").await;
     let mut plan = plan::Actors::default();
     plan.long_reader = plan::LongReader { hold_ms: 20, pause_ms: 20, ..plan.long_reader };
@@ -174,7 +186,11 @@ async fn actors_are_no_traffic_and_outlive_what_the_package_drops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn actors_can_be_switched_off() {
-    let server = Server::start(&[]).await;
+    on_each_version(switched_off).await;
+}
+
+async fn switched_off(postgres: &Path) {
+    let server = Server::start(postgres).await;
     let actors = Actors::start(&server.cluster.options("postgres"), &nobody(), &tables());
     assert!(actors.told().is_empty());
     let mut admin = server.admin().await;

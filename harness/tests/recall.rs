@@ -14,7 +14,6 @@ use std::time::Duration;
 use fulldress::mirror::cluster::{Cluster, Programs};
 use fulldress::process::RunFolder;
 use fulldress::recorder::log::LogPlace;
-use fulldress::recorder::observation::{MigrationLock, PackageIdentity};
 use fulldress::recorder::reconcile::StepSpan;
 use fulldress::recorder::sampler::GAP_US;
 use fulldress::recorder::{Recorder, RecorderConfig, Recording, relation_names, settings};
@@ -206,17 +205,8 @@ async fn recorded(run: &Arc<RunFolder>, postgres: &Path, seed: u64) -> (Recordin
     admin.execute(AssertSqlSafe(script)).await.unwrap();
     let preexisting = relation_names(&mut admin).await.unwrap();
     let clock = Clock::start();
-    let config = RecorderConfig {
-        server: cluster.options(DATABASE),
-        log: Some(LogPlace::Folder(cluster.log_folder())),
-        identity: PackageIdentity {
-            roles: vec![PACKAGE.to_owned()],
-            addresses: Vec::new(),
-            own_roles: Vec::new(),
-        },
-        migration_lock: MigrationLock::default(),
-        clock,
-    };
+    let log = LogPlace::Folder(cluster.log_folder());
+    let config = RecorderConfig::new(cluster.options(DATABASE), log, PACKAGE, clock);
     let recorder = Recorder::start(config).await.unwrap();
     recorder.fast(true);
     let options = cluster.options(DATABASE).username(PACKAGE).password("recall");
@@ -269,10 +259,10 @@ fn every_lock_of_random_transactions_is_recorded_and_no_other() {
         // What fires no trigger may hide between two samples: in a gap that the recorder declares, or for less than that.
         let in_gap = |truth: &Truth| {
             truth.ending_us - truth.seen_us <= GAP_US
-                || recording
-                    .gaps
-                    .iter()
-                    .any(|gap| gap.from_us <= truth.seen_us && gap.to_us >= truth.ending_us)
+                || recording.gaps.iter().any(|gap| {
+                    gap.from_us <= truth.seen_us + trust.clock_error_us
+                        && gap.to_us + trust.clock_error_us >= truth.ending_us
+                })
         };
         let records: Vec<&LockRecord> =
             recording.evidence.records.iter().filter(|record| !record.relation.contains("made_")).collect();

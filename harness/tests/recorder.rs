@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
 use fulldress::recorder::log::LogPlace;
-use fulldress::recorder::observation::{MigrationLock, PackageIdentity};
 use fulldress::recorder::reconcile::StepSpan;
 use fulldress::recorder::{Recorder, RecorderConfig, Recording, relation_names, settings};
 use fulldress_reports::lock::{LockLeftover, LockMode, LockOrder, LockOutcome, LockRecord, LockSource};
@@ -176,19 +175,9 @@ impl Stage {
         let preexisting = relation_names(&mut admin).await.unwrap();
         let clock = Clock::start();
         let address = format!("127.0.9.{number}");
-        let recorder = Recorder::start(RecorderConfig {
-            server: cluster.options("postgres", &database),
-            log: Some(log),
-            identity: PackageIdentity {
-                roles: vec![package.clone()],
-                addresses: vec![address.clone()],
-                own_roles: Vec::new(),
-            },
-            migration_lock: MigrationLock::default(),
-            clock,
-        })
-        .await
-        .unwrap();
+        let server = cluster.options("postgres", &database);
+        let config = RecorderConfig::new(server, log, &package, clock).with_address(&address);
+        let recorder = Recorder::start(config).await.unwrap();
         recorder.fast(true);
         Self { cluster, database, package, application, clock, recorder, admin, preexisting, address }
     }
@@ -390,6 +379,8 @@ async fn a_held_alter_is_measured_within_its_bounds_and_its_victims_are_counted(
     assert!(record.hold.high_us >= end - after, "{record:#?} {printed:?}");
     assert!(record.hold.high_us - record.hold.low_us < 100_000, "{record:#?}");
     assert!(record.hold.low_us >= 350_000, "{record:#?}");
+    // The server worked for 400 ms of it.
+    assert!(record.idle.unwrap().high_us < record.hold.high_us - 390_000, "{record:#?}");
     assert_eq!(record.victims_total, 3, "{record:#?}");
     assert_eq!(record.queue_depth_max, 3);
     assert!(record.victims[0].blocked_us <= longest_us + 2_000, "{longest_us} {record:#?}");
@@ -476,6 +467,62 @@ async fn a_request_given_up_by_lock_timeout_keeps_its_victims() {
     assert_eq!(record.hold.high_us, 0);
     assert!(record.victims[0].blocked_us <= blocked_us + 2_000, "{blocked_us} {record:#?}");
     assert!(recording.evidence.trust.disagreements.is_empty(), "{:#?}", recording.evidence.trust);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_lets_pass_inside_its_transaction_is_idle_time_of_the_hold() {
+    let stage = Stage::set(Cluster::shared()).await;
+    let mut session = connect(&stage.cluster.options(&stage.package, &stage.database)).await;
+    let (clock, pause) = (stage.clock, Duration::from_millis(150));
+    run(&mut session, "BEGIN").await;
+    let asked_us = clock.now_us();
+    run(&mut session, "ALTER TABLE orders ADD COLUMN note text").await;
+    let mut pauses_us = 0;
+    for statement in ["SELECT pg_sleep(0.2)", "COMMIT"] {
+        let answered_us = clock.now_us();
+        tokio::time::sleep(pause).await;
+        pauses_us += clock.now_us() - answered_us;
+        run(&mut session, statement).await;
+    }
+    // All but what the server slept, at most.
+    let most_us = clock.now_us() - asked_us - 200_000;
+    session.close().await.unwrap();
+    let recording = stage.finish(&[]).await;
+
+    let record = only(&recording, "public.orders", LockMode::AccessExclusiveLock);
+    let idle = record.idle.unwrap();
+    assert!(idle.low_us <= most_us && idle.high_us >= pauses_us, "{pauses_us} {most_us} {record:#?}");
+    // Two pauses, each between two lines whose stamps are cut to milliseconds.
+    assert!(idle.high_us - idle.low_us <= 4_000, "{record:#?}");
+    assert!(idle.low_us >= 296_000 && idle.high_us < record.hold.high_us, "{record:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_sent_again_is_counted_with_what_ended_it() {
+    let stage = Stage::set(Cluster::shared()).await;
+    let mut writer = connect(&stage.cluster.options(&stage.application, &stage.database)).await;
+    run(&mut writer, "BEGIN; UPDATE orders SET total = 2 WHERE id = 3").await;
+    let (alter, update) =
+        ("ALTER TABLE orders ADD COLUMN note text;\n", "UPDATE orders SET total = 9 WHERE id = 3;\n");
+    let timeouts =
+        ["SET lock_timeout = '60ms';\n", "SET lock_timeout = 0; SET statement_timeout = '60ms';\n"];
+    let [locks, statements] = timeouts;
+    let script = format!("{locks}{alter}{alter}DROP TABLE orders;\n{statements}{update}");
+    stage.script(&script).await.unwrap();
+    run(&mut writer, "COMMIT").await;
+    // A shell that loops opens another session.
+    let files = [("up.sql", script.as_str())];
+    stage.script(&format!("{locks}{alter}{update}{update}")).await.unwrap();
+    let recording = stage.finish(&files).await;
+
+    let retries = &recording.evidence.retries;
+    let [altered, updated] = &retries[..] else { panic!("{retries:#?}") };
+    assert_eq!(altered.statement, "ALTER TABLE orders ADD COLUMN note text");
+    assert_eq!(altered.place.as_ref().unwrap().to_string(), "up.sql:2");
+    assert_eq!((altered.timed_out, altered.deadlocked, altered.cancelled, altered.retries), (2, 0, 0, 2));
+    assert_eq!(updated.statement, "UPDATE orders SET total = ? WHERE id = ?");
+    assert_eq!((updated.timed_out, updated.deadlocked, updated.cancelled, updated.retries), (0, 0, 1, 1));
+    assert!(retries.iter().all(|one| one.succeeded == Some(true) && one.step.as_deref() == Some("step-one")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,9 @@
 //! rehearsal uses: how the second runner is classed, and on what evidence.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's failure")]
 
+#[path = "support/versions.rs"]
+mod versions;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +17,6 @@ use fulldress::mirror::{Mirror, PACKAGE_ROLE, SUPERUSER};
 use fulldress::package::{self, Limits, Package};
 use fulldress::plan::Plan;
 use fulldress::process::RunFolder;
-use fulldress::recorder::observation::{MigrationLock, PackageIdentity};
 use fulldress::recorder::{Recorder, RecorderConfig, relation_names};
 use fulldress::upgrade::steps::{RunnerParts, StepRunner};
 use fulldress_reports::check::{Check, CheckId, Outcome};
@@ -124,12 +126,27 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/runners").canonicalize().unwrap()
 }
 
+/// The server's programs without psql: scripts run the distribution's, since that of a version which was fetched needs libraries
+/// that lie outside of what a sandbox shows.
+fn without_psql(postgres: &Path, run: &RunFolder) -> PathBuf {
+    let folder = run.path().join("programs/bin");
+    std::fs::create_dir_all(&folder).unwrap();
+    for entry in std::fs::read_dir(postgres.canonicalize().unwrap()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "psql" {
+            std::os::unix::fs::symlink(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+    }
+    folder
+}
+
 impl Ground {
-    async fn make() -> Self {
+    async fn make(postgres: &Path) -> Self {
         // Short, since a socket's path has little room.
         let state = tempfile::Builder::new().prefix("fd").tempdir().unwrap();
         let run = Arc::new(RunFolder::create_in(state.path()).unwrap().0);
         let mut plan = Plan::read(&folder().join("rehearsal.toml")).unwrap();
+        plan.mirror.postgres = Some(without_psql(postgres, &run));
         // A plan needs one for its traffic; here there is none.
         plan.mirror.services.clear();
         let inventory = Arc::new(Inventory::load(&plan.inventory).unwrap());
@@ -162,18 +179,11 @@ impl Ground {
             RunnerParts { plan, inventory, package, mirror: &mirror, run, logs: &logs, clock: self.clock };
         let runner = StepRunner::start(parts, &host).await.unwrap();
         let preexisting = relation_names(&mut mirror.connect().await.unwrap()).await.unwrap();
-        let recorder = Recorder::start(RecorderConfig {
-            server: mirror.server(),
-            log: Some(mirror.log_place()),
-            identity: PackageIdentity {
-                roles: vec![PACKAGE_ROLE.to_owned()],
-                addresses: vec![runner.address().to_string()],
-                own_roles: vec![SUPERUSER.to_owned()],
-            },
-            migration_lock: MigrationLock::from(&plan.migration_lock),
-            clock: self.clock,
-        });
-        let recorder = recorder.await.unwrap();
+        let config = RecorderConfig::new(mirror.server(), mirror.log_place(), PACKAGE_ROLE, self.clock)
+            .with_address(runner.address())
+            .with_own_role(SUPERUSER)
+            .with_migration_lock(&plan.migration_lock);
+        let recorder = Recorder::start(config).await.unwrap();
         recorder.fast(true);
         for step in &package.manifest.steps {
             let run = runner.up(step, Phase::Upgrade).await;
@@ -195,6 +205,7 @@ impl Ground {
         // How well a busy machine could sample is not what is tried here.
         locks.trust.samples_taken = locks.trust.samples_planned;
         locks.trust.sample_gap_max_us = 0;
+        locks.trust.gaps.clear();
         let trial = Trial::start(Parts {
             name: short(case.name, "d"),
             hosts: ["1", "2"].map(|number| short(case.name, number)),
@@ -274,12 +285,15 @@ fn processes(state: &Path) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_runner_of_every_migrator_is_classed_with_its_evidence() {
-    let ground = Ground::make().await;
-    let trials = CASES.iter().map(|case| async { faults(case, &ground.evidence(case).await) });
-    let faults: Vec<String> =
-        stream::iter(trials).buffer_unordered(AT_ONCE).flat_map(stream::iter).collect().await;
-    ground.mirror.stop().await;
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
-    // Also of those that hung.
-    assert_eq!(processes(&ground.state.path().canonicalize().unwrap()), Vec::<String>::new(), "still there");
+    for (version, postgres) in versions::versions() {
+        let ground = Ground::make(&postgres).await;
+        let trials = CASES.iter().map(|case| async { faults(case, &ground.evidence(case).await) });
+        let faults: Vec<String> =
+            stream::iter(trials).buffer_unordered(AT_ONCE).flat_map(stream::iter).collect().await;
+        ground.mirror.stop().await;
+        assert!(faults.is_empty(), "PostgreSQL {version}:\n{}", faults.join("\n"));
+        // Also of those that hung.
+        let left = processes(&ground.state.path().canonicalize().unwrap());
+        assert_eq!(left, Vec::<String>::new(), "still there, on PostgreSQL {version}");
+    }
 }

@@ -5,6 +5,8 @@
 #[path = "support/server.rs"]
 mod server;
 
+use std::path::Path;
+
 use fulldress::mirror::PACKAGE_ROLE;
 use fulldress::recorder::log::LogPlace;
 use fulldress::recorder::{Recorder, Recording};
@@ -13,7 +15,7 @@ use fulldress_reports::evidence::Evidence;
 use fulldress_reports::judge::judge;
 use fulldress_reports::lock::LockMode;
 use fulldress_reports::phase::{Phase, PhaseSpan};
-use server::{APPLICATION, PASSWORD, Server, connect, execute, until};
+use server::{APPLICATION, PASSWORD, Server, connect, execute, on_each_version, until};
 
 /// Checks that rest on the recorder, itself included.
 const ON_RECORDER: [CheckId; 5] = [
@@ -74,7 +76,11 @@ fn seen(recording: &Recording) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_is_no_superuser_records_what_it_may_and_nothing_passes() {
-    let server = Server::start(&[]).await;
+    on_each_version(no_superuser).await;
+}
+
+async fn no_superuser(postgres: &Path) {
+    let server = Server::start(postgres).await;
     let mut admin = server.admin().await;
     execute(&mut admin, &format!("CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'")).await;
     let mut config = server.config();
@@ -106,13 +112,17 @@ async fn a_role_that_is_no_superuser_records_what_it_may_and_nothing_passes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_rotates_is_read_on() {
-    let server = Server::start(&[]).await;
+    on_each_version(rotated).await;
+}
+
+async fn rotated(postgres: &Path) {
+    let server = Server::start(postgres).await;
     let mut admin = server.admin().await;
     let recorder = server.recorder(server.config()).await;
     change(&server, GUARDED).await;
     // The name has a resolution of a second.
     let rotated = "SELECT pg_rotate_logfile() AND \
-                   (SELECT count(*) > 1 FROM pg_ls_logdir() WHERE name LIKE '%.json')";
+               (SELECT count(*) > 1 FROM pg_ls_logdir() WHERE name LIKE '%.json')";
     until(&mut admin, rotated).await;
     change(&server, SLOW).await;
     let recording = server.finish(recorder).await;
@@ -124,7 +134,11 @@ async fn a_log_that_rotates_is_read_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recorder_whose_connections_are_cut_goes_on_and_says_so() {
-    let server = Server::start(&[]).await;
+    on_each_version(cut).await;
+}
+
+async fn cut(postgres: &Path) {
+    let server = Server::start(postgres).await;
     let mut admin = server.admin().await;
     let mut recorder = server.recorder(server.config()).await;
     change(&server, GUARDED).await;
@@ -144,7 +158,11 @@ async fn a_recorder_whose_connections_are_cut_goes_on_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_crashes_and_comes_back_is_survived_and_nothing_passes() {
-    let server = Server::start(&[]).await;
+    on_each_version(crashed).await;
+}
+
+async fn crashed(postgres: &Path) {
+    let server = Server::start(postgres).await;
     let mut admin = server.admin().await;
     let recorder = server.recorder(server.config()).await;
     change(&server, GUARDED).await;
@@ -168,7 +186,11 @@ async fn a_server_that_crashes_and_comes_back_is_survived_and_nothing_passes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_gone_at_the_end_leaves_what_was_seen_and_no_pass() {
-    let mut server = Server::start(&[]).await;
+    on_each_version(gone).await;
+}
+
+async fn gone(postgres: &Path) {
+    let mut server = Server::start(postgres).await;
     let mut recorder: Recorder = server.recorder(server.config()).await;
     change(&server, GUARDED).await;
     server.beside(APPLICATION, "SELECT count(*) FROM orders").await.await.unwrap().unwrap();

@@ -225,6 +225,10 @@ pub struct LockRecord {
     pub wait_us: u64,
     /// How long it was held.
     pub hold: Bounds,
+    /// Of that, how long the session was idle in its transaction: its client had not sent the next statement yet. Absent
+    /// where no statement log tells, and in reports from before it was measured.
+    #[serde(default)]
+    pub idle: Option<Bounds>,
     /// How the request ended.
     pub outcome: LockOutcome,
     /// Whether the relation's storage was rewritten under it.
@@ -261,6 +265,31 @@ impl LockRecord {
         let held = self.hold.high_us > 0 && self.queue_area_us > 0;
         held.then(|| self.queue_area_us as f64 / self.hold.high_us as f64)
     }
+}
+
+/// A statement of the package that was ended while it worked or waited for a lock, and was tried again.
+///
+/// What a function or a DO block catches itself reaches no log and is not counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StatementRetries {
+    /// Phase of the first attempt.
+    pub phase: Phase,
+    /// Step of the package, where known.
+    pub step: Option<String>,
+    /// The statement, cut to 400 characters; literals are replaced by `?`.
+    pub statement: String,
+    /// Where it stands in the package, where it was found there.
+    pub place: Option<Place>,
+    /// Attempts that `lock_timeout` ended (SQLSTATE 55P03).
+    pub timed_out: u64,
+    /// Attempts that a deadlock ended (40P01).
+    pub deadlocked: u64,
+    /// Attempts that were cancelled, by `statement_timeout` or by somebody (57014).
+    pub cancelled: u64,
+    /// How many attempts followed one that had been ended so, in the same session or in another of the package.
+    pub retries: u64,
+    /// Whether the last attempt succeeded; absent where no log tells.
+    pub succeeded: Option<bool>,
 }
 
 /// One database session of the package.
@@ -391,8 +420,8 @@ pub struct RecorderTrust {
     pub gaps: Vec<GapTime>,
 }
 
-/// The gaps between samples that are longer than a bound. One goes from before the question of a sample to after the answer of
-/// the next: whatever was locked throughout one sample's question and answer was seen.
+/// The gaps between samples that are longer than a bound. One goes from before the server read the locks for a sample to after
+/// it had read them for the next, by its own stamps: whatever was locked throughout one such reading was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GapTime {
     /// The bound, microseconds.
@@ -419,6 +448,9 @@ pub struct LockEvidence {
     pub records: Vec<LockRecord>,
     /// The package's sessions.
     pub sessions: Vec<PackageSession>,
+    /// Statements of the package that were tried again, most often first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retries: Vec<StatementRetries>,
     /// Left behind after a phase.
     pub leftovers: Vec<LockLeftover>,
     /// Phases after which the server could not be asked what was left behind.
@@ -438,7 +470,8 @@ pub struct LockEvidence {
 
 #[cfg(test)]
 mod tests {
-    use super::LockMode;
+    use super::{LockEvidence, LockMode};
+    use crate::sample;
 
     /// PostgreSQL documentation, table 13.2, one row a mode; `X` = conflict.
     const TABLE: [&str; 8] =
@@ -451,5 +484,19 @@ mod tests {
                 assert_eq!(mode.conflicts_with(other), cell == 'X', "{mode:?} {other:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_report_from_before_idle_time_and_retries_were_measured_reads() {
+        let locks = sample::hazardous().locks.unwrap();
+        assert!(!locks.retries.is_empty() && locks.records[0].idle.is_some());
+        let mut older = serde_json::to_value(&locks).unwrap();
+        older.as_object_mut().unwrap().remove("retries").unwrap();
+        for record in older["records"].as_array_mut().unwrap() {
+            record.as_object_mut().unwrap().remove("idle").unwrap();
+        }
+        let read: LockEvidence = serde_json::from_value(older).unwrap();
+        assert_eq!(read.records.len(), locks.records.len());
+        assert!(read.retries.is_empty() && read.records.iter().all(|record| record.idle.is_none()));
     }
 }

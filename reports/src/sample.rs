@@ -12,7 +12,7 @@ use crate::evidence::{
 use crate::finding::{Finding, Place};
 use crate::lock::{
     Bounds, GapTime, LockCycle, LockEvidence, LockMode, LockOrder, LockOutcome, LockRecord, LockSource,
-    OrderSide, OrderedLock, PackageSession, RecorderTrust, StatementRef, Victim,
+    OrderSide, OrderedLock, PackageSession, RecorderTrust, StatementRef, StatementRetries, Victim,
 };
 use crate::phase::{Phase, PhaseSpan};
 use crate::traffic::{
@@ -122,6 +122,7 @@ pub(crate) fn hazardous() -> Evidence {
     let mut locks = locks();
     locks.records.insert(0, long_lock());
     locks.sessions = vec![unguarded_session()];
+    locks.retries = vec![retried()];
     evidence.locks = Some(locks);
     evidence.dependents = Some(DependentEvidence {
         outages: vec![outage(31, 6_420_000), outage(61, 2_100_000)],
@@ -280,6 +281,7 @@ fn locks() -> LockEvidence {
         leftovers: Vec::new(),
         leftovers_unread: Vec::new(),
         other_waits: 3,
+        retries: Vec::new(),
         excess: Vec::new(),
         order: Some(LockOrder { package_pairs: 1, client_transactions: 37, cycles: Vec::new() }),
         trust: RecorderTrust {
@@ -354,6 +356,7 @@ pub(crate) fn short_lock() -> LockRecord {
         released_us: 28_242_000,
         wait_us: 12_000,
         hold: Bounds { low_us: 28_000, high_us: 30_000 },
+        idle: Some(Bounds { low_us: 0, high_us: 1_998 }),
         outcome: LockOutcome::Granted,
         rewritten: false,
         lock_timeout_ms: Some(500),
@@ -376,6 +379,7 @@ pub(crate) fn long_lock() -> LockRecord {
         released_us: 35_600_000,
         wait_us: 90_000,
         hold: Bounds { low_us: 6_480_000, high_us: 6_510_000 },
+        idle: Some(Bounds { low_us: 5_210_000, high_us: 5_214_000 }),
         lock_timeout_ms: Some(0),
         rewritten: true,
         victims: vec![victim(6_100_000), victim(5_900_000)],
@@ -386,6 +390,20 @@ pub(crate) fn long_lock() -> LockRecord {
         drain_us: None,
         queue_area_us: 1_240_000_000,
         ..short_lock()
+    }
+}
+
+fn retried() -> StatementRetries {
+    StatementRetries {
+        phase: Phase::Upgrade,
+        step: Some("020-migrate".into()),
+        statement: "ALTER TABLE orders ADD COLUMN priority integer".into(),
+        place: Some(place("scripts/020-migrate.sh", 12)),
+        timed_out: 3,
+        deadlocked: 0,
+        cancelled: 0,
+        retries: 3,
+        succeeded: Some(true),
     }
 }
 

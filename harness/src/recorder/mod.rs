@@ -5,6 +5,7 @@
 //! on is part of the result. It starts and stops nothing: the mirror applies [`settings`].
 
 pub mod clock;
+mod config;
 pub mod leftovers;
 pub mod log;
 pub mod observation;
@@ -19,14 +20,12 @@ use std::io::Write;
 
 use fulldress_reports::lock::{LockEvidence, LockLeftover};
 use fulldress_reports::phase::{Phase, PhaseSpan};
-use fulldress_workloads::clock::Clock;
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 
 use self::clock::ServerClock;
+pub use self::config::RecorderConfig;
 use self::leftovers::Unfinished;
-use self::log::{LogEvents, LogPlace, LogReader};
-use self::observation::{MigrationLock, PackageIdentity};
+use self::log::{LogEvents, LogReader};
 use self::reconcile::{Material, RawWait, Reconciled, SourceState, StepSpan};
 use self::sampler::{Gap, Sampler};
 
@@ -51,21 +50,6 @@ pub enum RecorderError {
 
 fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> RecorderError {
     move |source| RecorderError::Database { doing, source }
-}
-
-/// What to record and how to reach it.
-#[derive(Debug, Clone)]
-pub struct RecorderConfig {
-    /// The mirror's database, as a superuser.
-    pub server: PgConnectOptions,
-    /// Where the server's log is; absent where it cannot be read.
-    pub log: Option<LogPlace>,
-    /// Which sessions are the package's.
-    pub identity: PackageIdentity,
-    /// What counts as the migration lock.
-    pub migration_lock: MigrationLock,
-    /// The rehearsal's clock.
-    pub clock: Clock,
 }
 
 /// The running recorder.
@@ -155,9 +139,15 @@ impl Recorder {
             .fetch_one(&mut connection)
             .await
             .map_err(database("ask for the database's name"))?;
-        let sampler = Sampler::start(config.server.clone(), config.identity.clone(), names, config.clock)
-            .await
-            .map_err(database("start the sampler"))?;
+        let sampler = Sampler::start(
+            config.server.clone(),
+            config.identity.clone(),
+            names,
+            config.clock,
+            server_clock.server_us(0),
+        )
+        .await
+        .map_err(database("start the sampler"))?;
         let log = config.log.clone().map(|place| LogReader::new(place, name, since_us));
         Ok(Self {
             config,
@@ -174,7 +164,7 @@ impl Recorder {
         })
     }
 
-    /// Samples every 2.5 ms instead of every 200 ms, or goes back; takes effect at once.
+    /// Samples every 3.5 ms instead of every 200 ms, or goes back; takes effect at once.
     pub fn fast(&self, fast: bool) {
         self.sampler.fast(fast);
     }

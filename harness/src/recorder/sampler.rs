@@ -1,8 +1,9 @@
 //! Samples `pg_locks` and keeps only what changes.
 //!
-//! `Recorder` starts it with a connection of its own, switches its pace, and takes its [`SampleLog`] at the
+//! `Recorder` starts it with connections of its own, switches its pace, and takes its [`SampleLog`] at the
 //! end. It survives a restart of the server: it connects again, and the gap is counted.
 
+mod asker;
 mod gaps;
 mod look;
 mod state;
@@ -19,13 +20,14 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::sync::{Notify, oneshot, watch};
 
+use self::asker::{Answer, Asker};
 pub use self::gaps::{GAP_US, Gap, Gaps};
 use self::state::State;
 use super::observation::{LockTarget, PackageIdentity, SessionId};
 
-/// Pace while the package is at work, microseconds: half of what is declared as a gap, so that a look which comes late by
-/// less than that leaves none.
-pub const FAST_US: u64 = 2_500;
+/// Pace while the package is at work, microseconds: so much less than what is declared as a gap that a look which comes late by
+/// an ordinary wait for a processor leaves none. Each look costs the machine a third of a millisecond.
+pub const FAST_US: u64 = 3_500;
 
 /// Pace otherwise, microseconds.
 pub const SLOW_US: u64 = 200_000;
@@ -131,33 +133,40 @@ struct Control {
 }
 
 impl Sampler {
-    /// Connects and starts sampling at the slow pace.
+    /// Connects and starts sampling at the slow pace. `offset_us` is the server's time minus the rehearsal's.
     ///
     /// # Errors
-    /// The server's, where the first connection fails.
+    /// The server's, where the first connections fail.
     pub async fn start(
         options: PgConnectOptions,
         identity: PackageIdentity,
         names: BTreeMap<u32, String>,
         clock: Clock,
+        offset_us: i64,
     ) -> Result<Self, sqlx::Error> {
         let (connected, is_connected) = oneshot::channel();
         let (done, log) = oneshot::channel();
         let control = Arc::new(Control::default());
         let (stop, stopped) = watch::channel(false);
-        let work = Work { options, identity, clock, control: Arc::clone(&control), state: State::new(names) };
+        let work = Work {
+            options,
+            identity,
+            clock,
+            control: Arc::clone(&control),
+            state: State::new(names, offset_us),
+        };
         // A thread of its own: a sample that is late because a task of ours has the thread is a gap in the evidence.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lock sampler".to_owned()).spawn(move || {
             runtime.block_on(async move {
-                let connection = match connect(&work.options).await {
-                    Ok(connection) => connection,
+                let connections = match work.connect().await {
+                    Ok(connections) => connections,
                     // Nobody waits any more when these are not received.
                     Err(error) => return drop(connected.send(Err(error))),
                 };
                 let _ = connected.send(Ok(()));
                 // Without a log whoever waits for it learns that the thread failed.
-                if let Ok(log) = work.run(connection, stopped).await {
+                if let Ok(log) = work.run(connections, stopped).await {
                     let _ = done.send(log);
                 }
             });
@@ -197,7 +206,8 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
     let options = options
         .clone()
         .application_name("fulldress-recorder")
-        .options([("statement_timeout", "5s")])
+        // The recorder asks the same few questions thousands of times: planning them anew costs more than asking.
+        .options([("statement_timeout", "5s"), ("plan_cache_mode", "force_generic_plan"), ("jit", "off")])
         .disable_statement_logging();
     match tokio::time::timeout(PATIENCE, options.connect()).await {
         Ok(connected) => connected,
@@ -214,19 +224,36 @@ struct Work {
 }
 
 impl Work {
+    /// A connection for glances and one for what takes longer.
+    async fn connect(&self) -> Result<(PgConnection, PgConnection), sqlx::Error> {
+        let mut glancing = connect(&self.options).await?;
+        let mut asking = connect(&self.options).await?;
+        // The first time each question is prepared too, which takes longer than the pace.
+        look::glance(&mut glancing, &[], 0).await?;
+        look::full(&mut asking, &self.identity).await?;
+        Ok((glancing, asking))
+    }
+
+    fn asker(&self, connection: Option<PgConnection>) -> Asker {
+        Asker::start(self.options.clone(), self.identity.clone(), connection)
+    }
+
     async fn run(
         mut self,
-        connection: PgConnection,
+        (glancing, asking): (PgConnection, PgConnection),
         mut stopped: watch::Receiver<bool>,
     ) -> std::io::Result<SampleLog> {
         // The runtime's own timer ticks in milliseconds, which is half of the pace.
         let pacer = Pacer::new(self.clock)?;
-        let mut connection = Some(connection);
+        let mut glancing = Some(glancing);
+        let mut asker = self.asker(Some(asking));
         let mut due_us = self.clock.now_us();
         while !*stopped.borrow() {
             if self.control.suspended.load(Ordering::Acquire) {
-                connection = None;
+                glancing = None;
+                asker = self.asker(None);
                 self.state.watching(false, self.clock.now_us());
+                self.state.forget();
                 tokio::select! {
                     () = self.control.changed.notified() => {}
                     changed = stopped.changed() => if changed.is_err() { break },
@@ -236,44 +263,63 @@ impl Work {
             }
             let fast = self.control.fast.load(Ordering::Acquire);
             self.state.watching(fast, self.clock.now_us());
-            connection = self.sample(connection).await;
-            let period_us = if fast { FAST_US } else { SLOW_US };
-            due_us += period_us;
-            let now_us = self.clock.now_us();
-            if now_us > due_us {
-                // Instants that passed while the last sample took its time are missed, not made up for.
-                let missed = (now_us - due_us) / period_us;
-                self.state.planned(missed);
-                due_us += missed * period_us;
-            }
             tokio::select! {
-                waited = pacer.wait_until(due_us) => waited?,
-                () = self.control.changed.notified() => due_us = self.clock.now_us(),
+                biased;
                 changed = stopped.changed() => if changed.is_err() { break },
+                answer = asker.answer() => self.take(answer, &asker),
+                () = self.control.changed.notified() => due_us = self.clock.now_us(),
+                waited = pacer.wait_until(due_us) => {
+                    waited?;
+                    glancing = self.sample(glancing, fast).await;
+                    if self.state.wants_full(self.clock.now_us()) && !asker.is_busy() {
+                        self.state.asked(self.clock.now_us());
+                        asker.look();
+                    }
+                    due_us = self.next_due(due_us, if fast { FAST_US } else { SLOW_US });
+                }
             }
         }
         self.state.watching(false, self.clock.now_us());
         Ok(self.state.into_log())
     }
 
-    /// Takes one sample; hands the connection back where it can go on.
-    async fn sample(&mut self, mut connection: Option<PgConnection>) -> Option<PgConnection> {
+    /// Instants that passed while the last sample took its time are missed, not made up for.
+    fn next_due(&mut self, due_us: u64, period_us: u64) -> u64 {
+        let missed = self.clock.now_us().saturating_sub(due_us + period_us) / period_us;
+        self.state.planned(missed);
+        due_us + (missed + 1) * period_us
+    }
+
+    /// Takes one sample: a glance where that is enough; hands the connection back where it can go on.
+    async fn sample(&mut self, connection: Option<PgConnection>, fast: bool) -> Option<PgConnection> {
         self.state.planned(1);
-        if connection.is_none() {
-            connection = connect(&self.options).await.ok();
+        if !fast || !self.state.may_glance() {
+            self.state.want_full();
+            return connection;
         }
-        let mut live = connection?;
-        let sample = self.state.sample(&mut live, &self.identity, self.clock);
-        match tokio::time::timeout(PATIENCE, sample).await {
+        let mut live = match connection {
+            Some(live) => live,
+            None => connect(&self.options).await.ok()?,
+        };
+        let glance = self.state.glance(&mut live, &self.identity, self.clock);
+        match tokio::time::timeout(PATIENCE, glance).await {
             Ok(Ok(())) => Some(live),
             Ok(Err(error)) => {
-                self.state.lose(self.clock.now_us(), error.to_string());
+                self.state.lose(self.clock.now_us(), Some(error.to_string()));
                 None
             }
             Err(_) => {
-                self.state.lose(self.clock.now_us(), "a sample took too long".to_owned());
+                self.state.lose(self.clock.now_us(), Some("a sample took too long".to_owned()));
                 None
             }
+        }
+    }
+
+    fn take(&mut self, answer: Answer, asker: &Asker) {
+        match answer {
+            Answer::Full(look, others) => asker.name(self.state.full(look, others)),
+            Answer::Names(names) => self.state.name(names),
+            Answer::Lost(reason) => self.state.lose(self.clock.now_us(), reason),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! A PostgreSQL of one test with a hot table, an application's role, a package's role, and a recorder on it.
 
+#[path = "versions.rs"]
+mod versions;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +12,6 @@ use fulldress::mirror::cluster::{Cluster, Programs};
 use fulldress::mirror::{PACKAGE_ROLE, SUPERUSER};
 use fulldress::process::RunFolder;
 use fulldress::recorder::log::LogPlace;
-use fulldress::recorder::observation::{MigrationLock, PackageIdentity};
 use fulldress::recorder::reconcile::StepSpan;
 use fulldress::recorder::{Recorder, RecorderConfig, Recording, relation_names, settings};
 use fulldress_reports::phase::{Phase, PhaseSpan};
@@ -32,9 +35,17 @@ pub(crate) struct Server {
     _state: tempfile::TempDir,
 }
 
+/// Plays a test on every version of PostgreSQL that this machine has, one after the other; it gets the programs' folder.
+pub(crate) async fn on_each_version(test: impl AsyncFn(&Path)) {
+    for (version, postgres) in versions::versions() {
+        println!("on PostgreSQL {version}");
+        test(&postgres).await;
+    }
+}
+
 impl Server {
-    /// Starts one with further settings.
-    pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
+    /// Starts one from PostgreSQL's programs in a folder.
+    pub(crate) async fn start(postgres: &Path) -> Self {
         let state = tempfile::Builder::new().prefix("fd").tempdir().unwrap();
         let run = Arc::new(RunFolder::create_in(state.path()).unwrap().0);
         let mut all: BTreeMap<String, String> = settings::cluster_settings()
@@ -43,8 +54,7 @@ impl Server {
             .collect();
         all.insert("fsync".into(), "off".into());
         all.insert("autovacuum".into(), "off".into());
-        all.extend(settings.iter().map(|(name, value)| ((*name).into(), (*value).into())));
-        let programs = Programs::find(None).unwrap();
+        let programs = Programs::find(Some(postgres)).unwrap();
         let mut cluster = Cluster::create(programs, &run, "server", all, PATIENCE).await.unwrap();
         cluster.start().await.unwrap();
         let mut server =
@@ -78,17 +88,9 @@ impl Server {
     }
 
     pub(crate) fn config(&self) -> RecorderConfig {
-        RecorderConfig {
-            server: self.cluster.options("postgres"),
-            log: Some(LogPlace::Folder(self.cluster.log_folder())),
-            identity: PackageIdentity {
-                roles: vec![PACKAGE_ROLE.to_owned()],
-                addresses: Vec::new(),
-                own_roles: vec![SUPERUSER.to_owned()],
-            },
-            migration_lock: MigrationLock::default(),
-            clock: self.clock,
-        }
+        let log = LogPlace::Folder(self.cluster.log_folder());
+        RecorderConfig::new(self.cluster.options("postgres"), log, PACKAGE_ROLE, self.clock)
+            .with_own_role(SUPERUSER)
     }
 
     /// A recorder at its fast pace.

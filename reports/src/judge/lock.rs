@@ -15,6 +15,8 @@ use super::{Case, Ruling, unplayed};
 const CHANGING: [Phase; 2] = [Phase::Upgrade, Phase::Rollback];
 /// Routes that a finding names.
 const ROUTES_SHOWN: usize = 3;
+/// Idle time below this is the way between client and server, and in no finding; microseconds.
+const IDLE_TOLD_US: u64 = 10_000;
 const NO_RECORDER: &str = "the lock recorder reported nothing";
 
 pub(super) fn hold(case: &Case<'_>) -> Ruling {
@@ -53,8 +55,14 @@ fn hold_finding(case: &Case<'_>, record: &LockRecord) -> Finding {
         format!("{} to {}", duration_us(record.hold.low_us), duration_us(record.hold.high_us))
     };
     let rewrite = if record.rewritten { " while its storage was rewritten" } else { "" };
+    let idle_us = record.idle.map_or(0, |idle| idle.low_us);
+    let idle = if idle_us < IDLE_TOLD_US {
+        String::new()
+    } else {
+        format!(", {} of it with the session idle in its transaction", duration_us(idle_us))
+    };
     let what = format!(
-        "`{}` held {} on {} for {held}{rewrite} (limit {}); {}.",
+        "`{}` held {} on {} for {held}{rewrite}{idle} (limit {}); {}.",
         cut(&record.statement, 120),
         record.mode.sql(),
         record.relation,

@@ -21,7 +21,6 @@ use crate::mirror::{Mirror, MirrorError, PACKAGE_ROLE, SUPERUSER};
 use crate::plan::ServiceRole;
 use crate::proofs::data;
 use crate::proofs::dependents::Watch;
-use crate::recorder::observation::{MigrationLock, PackageIdentity};
 use crate::recorder::{Recorder, RecorderConfig};
 use crate::upgrade::steps::{RunnerParts, StepRunner};
 use crate::worker;
@@ -99,17 +98,11 @@ impl Play {
         mirror: &Arc<dyn Mirror>,
         runner: &StepRunner,
     ) -> Result<(), MirrorError> {
-        let config = RecorderConfig {
-            server: mirror.server(),
-            log: Some(mirror.log_place()),
-            identity: PackageIdentity {
-                roles: vec![PACKAGE_ROLE.to_owned()],
-                addresses: vec![runner.address().to_string()],
-                own_roles: vec![SUPERUSER.to_owned()],
-            },
-            migration_lock: MigrationLock::from(&self.plan.migration_lock),
-            clock: self.events.clock(),
-        };
+        let config =
+            RecorderConfig::new(mirror.server(), mirror.log_place(), PACKAGE_ROLE, self.events.clock())
+                .with_address(runner.address())
+                .with_own_role(SUPERUSER)
+                .with_migration_lock(&self.plan.migration_lock);
         let recorder = Recorder::start(config).await;
         self.recorder =
             Some(recorder.map_err(|error| MirrorError::new(format!("the recorder: {error}"), ""))?);

@@ -2,7 +2,9 @@
 
 use fulldress_reports::lock::LockMode;
 
-use super::{FileState, LogEvent, LogEvents, LogKind, LogPlace, LogReader};
+use super::reader::FileState;
+use super::waits::parse_deadlock;
+use super::{LogEvent, LogEvents, LogKind, LogPlace, LogReader};
 use crate::recorder::observation::{AdvisoryKey, LockTarget};
 
 const STATEMENT: &str = r#"{"timestamp":"2026-11-23 03:49:25.770 UTC","user":"pkg","dbname":"postgres","pid":17100,"remote_host":"127.0.0.1","remote_port":35994,"session_id":"6b03b7c5.42cc","line_num":7,"ps":"idle in transaction","session_start":"2026-11-23 03:49:25 UTC","vxid":"4/3","txid":0,"error_severity":"LOG","message":"statement: alter table orders add column\n   x int;","application_name":"step1","backend_type":"client backend","query_id":0}"#;
@@ -147,12 +149,12 @@ fn a_deadlock_tells_who_waits_for_whom_and_with_which_statement() {
     let detail = "Process 12 waits for RowExclusiveLock on relation 16390 of database 5; blocked by process 13.\n\
         Process 13 waits for ShareLock on transaction 771; blocked by process 12.\n\
         Process 12: UPDATE a\n  SET x = 1\nProcess 13: LOCK TABLE b";
-    let waits = super::parse_deadlock(detail);
+    let waits = parse_deadlock(detail);
     let [first, second] = &waits[..] else { panic!("{waits:#?}") };
     assert_eq!((first.pid, first.blocker, first.mode), (12, 13, LockMode::parse("RowExclusiveLock")));
     assert_eq!(first.target, LockTarget::Relation(16_390));
     assert_eq!(first.statement, "UPDATE a\n  SET x = 1");
     assert_eq!((second.pid, second.blocker, &second.target), (13, 12, &LockTarget::Transaction(771)));
     assert_eq!(second.statement, "LOCK TABLE b");
-    assert_eq!(super::parse_deadlock("Key (id)=(1) already exists."), []);
+    assert_eq!(parse_deadlock("Key (id)=(1) already exists."), []);
 }

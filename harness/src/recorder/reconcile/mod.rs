@@ -5,7 +5,9 @@
 //! source that proves it. Times inside are the server's; they are mapped to the rehearsal's clock at the end.
 
 mod holdings;
+mod idle;
 mod order;
+mod retries;
 mod sessions;
 mod statements;
 mod timeline;
@@ -155,6 +157,7 @@ pub fn reconcile(material: &Material<'_>) -> Reconciled {
     let evidence = LockEvidence {
         records,
         sessions: timelines.iter().map(|timeline| sessions::session(&context, timeline, &drafts)).collect(),
+        retries: retries::retries(&context, &timelines),
         leftovers: material.leftovers.to_vec(),
         leftovers_unread: material.leftovers_unread.to_vec(),
         other_waits: context.other_waits(&waits, &behind),
@@ -318,6 +321,7 @@ impl<'a> Context<'a> {
             released_us: clock.rehearsal_us(draft.released.1),
             wait_us: draft.wait_us.unsigned_abs(),
             hold: hold(draft),
+            idle: idle::idle(self, timeline, draft),
             outcome: draft.outcome,
             rewritten: draft.rewritten,
             lock_timeout_ms: timeline.lock_timeout_ms(draft.acquired.1),
@@ -331,6 +335,11 @@ impl<'a> Context<'a> {
             routes: Vec::new(),
             drain_us: None,
         })
+    }
+
+    /// Whether the log has every statement of a session.
+    fn is_fully_logged(&self, timeline: &Timeline<'_>) -> bool {
+        self.material.sources.log_read && self.material.identity.roles.contains(&timeline.role)
     }
 
     fn text(&self, timeline: &Timeline<'_>, statement: usize, part: usize) -> String {

@@ -26,6 +26,8 @@ pub(super) struct Statement {
     pub(super) end: Option<(i64, i64)>,
     /// SQLSTATE of its failure.
     pub(super) failed: Option<String>,
+    /// Whether its transaction was still open when it ended.
+    pub(super) open_after: bool,
     /// The server's statement log has it.
     pub(super) logged: bool,
     /// Virtual transactions in which its lines stand: several for a statement that has transactions of its own.
@@ -128,8 +130,9 @@ impl<'a> Reader<'a> {
                     let began = (bound.0 - duration_us, bound.1 - duration_us);
                     self.begin(text, before_us.max(began.0), began, true);
                 }
-                if let Some(last) = self.statements.last_mut() {
-                    last.end.get_or_insert(bound);
+                if let Some(last) = self.statements.last_mut().filter(|last| last.end.is_none()) {
+                    last.end = Some(bound);
+                    last.open_after = line.vxid.is_some();
                 }
             }
             LogKind::Failed { sqlstate, .. } => self.fail(line, sqlstate, before_us, bound),
@@ -151,6 +154,7 @@ impl<'a> Reader<'a> {
             start_us: prepared_us.unwrap_or(low_us),
             end: None,
             failed: None,
+            open_after: false,
             logged,
             vxids: BTreeSet::new(),
             arrival: (prepared_us.unwrap_or(before_us), high_us),
@@ -168,6 +172,7 @@ impl<'a> Reader<'a> {
         if let Some(last) = self.statements.last_mut().filter(|last| last.end.is_none()) {
             last.end = Some(bound);
             last.failed = Some(sqlstate.to_owned());
+            last.open_after = line.vxid.is_some();
         }
     }
 
@@ -211,6 +216,11 @@ impl<'a> Reader<'a> {
 }
 
 impl Statement {
+    /// Between which instants it came, as far as its line in the log or a trigger tells.
+    pub(super) fn came(&self) -> (i64, i64) {
+        (self.start_us, self.arrival.1.max(self.start_us))
+    }
+
     /// It is known when it arrived.
     fn arrived(&mut self, at_us: i64) {
         if self.prepared {

@@ -132,6 +132,65 @@ fn a_hold_lies_between_the_statement_and_the_commit() {
 }
 
 #[test]
+fn a_session_is_idle_between_the_end_of_a_statement_and_the_next_one() {
+    let (events, sightings) = two_locks();
+    let found = joined(&events, sightings).evidence;
+    let idle = |relation: &str| {
+        let record = found.records.iter().find(|record| record.relation == relation).unwrap();
+        record.idle.map(|idle| (idle.low_us, idle.high_us))
+    };
+    // From [110, 110.999] to [300, 300.999], and from [310, 310.999] to [500, 500.999].
+    assert_eq!(idle("public.a"), Some((378_002, 381_998)));
+    // The lock on b came after the first of them.
+    assert_eq!(idle("public.b"), Some((189_001, 190_999)));
+}
+
+#[test]
+fn a_session_that_has_committed_is_not_idle_in_its_transaction() {
+    let events = [
+        statement(1, 1, 95, "3/1", "LOCK TABLE a"),
+        duration(1, 2, 110, None),
+        statement(1, 3, 900, "3/2", "SELECT 1"),
+        duration(1, 4, 901, None),
+    ];
+    let found = joined(&events, vec![held(20_001, LockMode::AccessExclusiveLock, 105, 106)]).evidence;
+    let [record] = &found.records[..] else { panic!("{found:#?}") };
+    assert_eq!(record.idle.map(|idle| (idle.low_us, idle.high_us)), Some((0, 0)));
+}
+
+/// A statement that ends with an error, its transaction with it.
+fn refused(pid: u32, number: u64, at_ms: i64, text: &str, sqlstate: &str) -> [LogEvent; 2] {
+    let what = LogKind::Failed { sqlstate: sqlstate.into(), message: String::new(), deadlock: Vec::new() };
+    let mut failed = line(pid, number + 1, at_ms + 10, Some("3/1"), what);
+    failed.statement = Some(text.into());
+    [statement(pid, number, at_ms, "3/1", text), failed]
+}
+
+#[test]
+fn a_statement_is_tried_again_where_it_follows_a_failure_in_any_session_of_the_package() {
+    let (again, once, other) = ("ALTER TABLE a ADD x int", "DROP TABLE a", "ALTER TABLE b ADD x int");
+    let mut events = Vec::new();
+    events.extend(refused(1, 1, 100, again, "55P03"));
+    events.extend(refused(1, 3, 120, again, "40P01"));
+    // What no lock ended, and what is not sent again.
+    events.extend(refused(1, 5, 140, other, "42701"));
+    events.extend(refused(1, 7, 150, once, "55P03"));
+    events.extend([statement(1, 9, 170, "3/2", other), duration(1, 10, 171, None)]);
+    // Another session, once more than it failed.
+    for (number, at_ms) in [(1, 200), (3, 220)] {
+        events.extend([
+            statement(2, number, at_ms, "4/1", &format!("{again};\n")),
+            duration(2, number + 1, at_ms + 5, None),
+        ]);
+    }
+    let retries = joined(&events, Vec::new()).evidence.retries;
+    let [told] = &retries[..] else { panic!("{retries:#?}") };
+    assert_eq!(told.statement, again);
+    assert_eq!((told.timed_out, told.deadlocked, told.cancelled, told.retries), (1, 1, 0, 2));
+    assert_eq!(told.succeeded, Some(true));
+}
+
+#[test]
 fn each_wait_counts_once_and_rows_are_followed_to_the_package() {
     let (mut events, sightings) = two_locks();
     events.extend(waited(100, 200, 501, LockTarget::Relation(20_001), vec![1]));
@@ -148,6 +207,31 @@ fn each_wait_counts_once_and_rows_are_followed_to_the_package() {
     assert_eq!(records[0].victims[1].mode, None, "a row lock has no mode on the table");
     assert_eq!(found.evidence.other_waits, 1);
     assert_eq!(found.waits.iter().filter(|wait| wait.behind.is_some()).count(), 3);
+}
+
+/// A client's wait for a relation, as samples show it.
+fn sampled_wait(pid: u32, since_us: i64, last_us: i64) -> Sighting {
+    let mut wait = held(20_001, LockMode::AccessShareLock, 0, 0);
+    (wait.session, wait.role, wait.package, wait.granted) = (session(pid), "app".into(), false, false);
+    (wait.wait_since_us, wait.first_us, wait.last_us) = (Some(since_us), since_us + 500, last_us);
+    wait.gone_us = Some(last_us + 2_500);
+    wait
+}
+
+#[test]
+fn two_waits_of_a_client_one_just_after_the_other_are_two_and_one_in_both_sources_is_one() {
+    let (mut events, mut sightings) = two_locks();
+    events.extend(waited(100, 200, 240, LockTarget::Relation(20_001), vec![1]));
+    // The wait that the log has, two short ones right after it, and a longer one that a busy machine logged late.
+    sightings.push(sampled_wait(100, ms(200), ms(238)));
+    sightings.push(sampled_wait(100, ms(242), ms(246)));
+    sightings.push(sampled_wait(100, ms(249), ms(255)));
+    events.extend(waited(101, 308, 400, LockTarget::Relation(20_001), vec![1]));
+    sightings.push(sampled_wait(101, ms(300), ms(399)));
+    let found = joined(&events, sightings);
+    let record = found.evidence.records.iter().find(|record| record.relation == "public.a").unwrap();
+    let of = |pid: u32| record.victims.iter().filter(|victim| victim.pid == pid).count();
+    assert_eq!((of(100), of(101)), (3, 1), "{:#?}", record.victims);
 }
 
 #[test]

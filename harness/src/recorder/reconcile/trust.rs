@@ -114,8 +114,7 @@ fn disagreement(context: &Context<'_>, timeline: &Timeline<'_>, change: &Change<
             && schema_change(&text) == Some(SchemaChange::Triggering);
         return expected.then(|| format!("session {pid}: no event trigger fired for: {}", shown()));
     }
-    let fully_logged = context.material.identity.roles.contains(&timeline.role);
-    let missing = fully_logged && !statement.logged && context.material.sources.log_read;
+    let missing = context.is_fully_logged(timeline) && !statement.logged;
     missing.then(|| format!("session {pid}: an event trigger fired and the statement log lacks: {}", shown()))
 }
 

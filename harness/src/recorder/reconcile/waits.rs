@@ -14,7 +14,7 @@ use crate::recorder::log::{LogEvent, LogKind, RESOLUTION_US};
 use crate::recorder::observation::{LockTarget, PackageIdentity, SessionId};
 use crate::recorder::sampler::Sighting;
 
-/// How far apart two sources may put the ends of one wait, microseconds.
+/// How far apart two sources may put the beginning of one wait, microseconds.
 const SAME_WAIT_US: i64 = 5_000;
 
 /// Longest chain of clients that wait for each other's rows.
@@ -72,12 +72,12 @@ pub(super) fn client_waits(
         }
         let since_us = sighting.wait_since_us.unwrap_or(sighting.first_us);
         let gone_us = sighting.gone_us.unwrap_or(end_us);
-        let known = waits.iter_mut().enumerate().find(|(_, wait)| {
+        let known = waits.iter_mut().enumerate().find(|(index, wait)| {
+            let apart_us = if *index < logged { SAME_WAIT_US } else { 0 };
             wait.session == sighting.session
                 && wait.target == sighting.target
                 && wait.mode == sighting.mode
-                && since_us <= wait.until_us + SAME_WAIT_US
-                && gone_us >= wait.since_us - SAME_WAIT_US
+                && is_same(wait, sighting, apart_us)
         });
         if let Some((index, wait)) = known {
             wait.blockers.extend(&sighting.blockers);
@@ -101,6 +101,18 @@ pub(super) fn client_waits(
     }
     waits.retain(|wait| !identity.own_roles.contains(&wait.role));
     waits
+}
+
+/// Whether a sample shows a wait that is known: it began at the same time, or both went on at the same time, which two waits of
+/// one session never do. The next one may begin at once, for the same lock.
+fn is_same(wait: &ClientWait, sighting: &Sighting, apart_us: i64) -> bool {
+    let Some(since_us) = sighting.wait_since_us else {
+        // Only seen in its first instants, in which the server does not say since when.
+        return sighting.first_us <= wait.until_us + SAME_WAIT_US
+            && sighting.gone_us.is_none_or(|gone_us| gone_us >= wait.since_us - SAME_WAIT_US);
+    };
+    let together_us = wait.overlap_us(since_us, sighting.last_us);
+    (since_us - wait.since_us).abs() <= apart_us || together_us > RESOLUTION_US
 }
 
 fn logged_waits(events: &[&LogEvent], identity: &PackageIdentity, end_us: i64) -> Vec<ClientWait> {

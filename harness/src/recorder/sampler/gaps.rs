@@ -8,9 +8,9 @@ pub const GAP_US: u64 = 5_000;
 /// Most gaps kept one by one; what comes after is one gap.
 const GAPS_MAX: usize = 100_000;
 
-/// A time without a look, on the rehearsal's clock, microseconds: from before the question of the look before it to
-/// after the answer of the look after it. A lock that was held throughout none of them was seen, where it was held for
-/// longer than [`GAP_US`].
+/// A time without a look, on the rehearsal's clock, microseconds: from before the server read the locks for the look before it
+/// to after it had read them for the look after it, by the server's own stamps. A lock that was held throughout none of them
+/// was seen, where it was held for longer than [`GAP_US`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Gap {
     /// Start.
@@ -36,7 +36,7 @@ pub struct Gaps {
     pub longest_us: u64,
     /// How long the sampler was to look often, microseconds.
     pub watched_us: u64,
-    /// Before the question of the last look, while the sampler is to look often.
+    /// Before the locks were read for the last look, while the sampler is to look often.
     since_us: Option<u64>,
 }
 
@@ -51,19 +51,19 @@ impl Gaps {
         }
     }
 
-    /// A look was asked for at one instant and answered at another.
-    pub(super) fn looked(&mut self, asked_us: u64, answered_us: u64) {
+    /// The locks were read between two instants.
+    pub(super) fn looked(&mut self, low_us: u64, high_us: u64) {
         let Some(from_us) = self.since_us else { return };
-        self.since_us = Some(asked_us);
-        self.watched_us += asked_us.saturating_sub(from_us);
-        let gap = Gap { from_us, to_us: answered_us };
+        self.since_us = Some(low_us);
+        self.watched_us += low_us.saturating_sub(from_us);
+        let gap = Gap { from_us, to_us: high_us };
         self.longest_us = self.longest_us.max(gap.length_us());
         if gap.length_us() <= GAP_US {
             return;
         }
         let full = self.long.len() >= GAPS_MAX;
         match self.long.last_mut().filter(|_| full) {
-            Some(last) => last.to_us = answered_us,
+            Some(last) => last.to_us = high_us,
             None => self.long.push(gap),
         }
     }
@@ -73,7 +73,7 @@ impl Gaps {
     pub fn above(&self, length_us: u64) -> (u64, u64) {
         let (mut count, mut time_us, mut until_us) = (0, 0, 0);
         for gap in self.long.iter().filter(|gap| gap.length_us() > length_us) {
-            // A look stands in two gaps: from its question to its answer.
+            // A look stands in two gaps: while it was read.
             time_us += gap.to_us.saturating_sub(gap.from_us.max(until_us));
             until_us = gap.to_us;
             count += 1;

@@ -1,8 +1,8 @@
 //! What the sampler knows from look to look.
 //!
-//! The sampler's thread asks it for samples; it decides how much to ask the server, and keeps what changed.
+//! The sampler's thread hands it what each look brought; it says when a full look is due, and keeps what changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use fulldress_workloads::clock::Clock;
 use sqlx::PgConnection;
@@ -24,27 +24,65 @@ const LOOKS_MAX: usize = 1_000_000;
 /// server three times as much as a glance.
 const TEXT_US: u64 = 20_000;
 
+/// Most glances that wait for one full look: two seconds of the fast pace and more.
+const WAITING_MAX: usize = 1_000;
+
 /// How a look is taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
+    /// Locks of the package and waits for relations.
     Glance,
+    /// All that is kept.
     Full,
+    /// A full look that was read while glances were: of the package's locks and of waits for relations they tell.
+    Beside,
+}
+
+impl Depth {
+    /// Whether it may be the first look to show something that glances tell of, or that only full looks do.
+    const fn begins(self, glanced: bool) -> bool {
+        match self {
+            Self::Glance => glanced,
+            Self::Full => true,
+            Self::Beside => !glanced,
+        }
+    }
+
+    /// Whether something has ended that it does not show. Only full looks list what clients hold.
+    const fn ends(self, client_hold: bool) -> bool {
+        match self {
+            Self::Glance => !client_hold,
+            Self::Full => true,
+            Self::Beside => client_hold,
+        }
+    }
 }
 
 /// The sampler's memory.
 #[derive(Debug, Default)]
 pub(super) struct State {
     log: SampleLog,
+    /// Server's time minus the rehearsal's, microseconds.
+    offset_us: i64,
     /// Whether the sampler is to look often.
     fast: bool,
     /// Index into `log.sightings` of what the last look showed.
     open: HashMap<Key, usize>,
     open_sessions: HashMap<SessionId, usize>,
-    last_look_us: Option<i64>,
+    /// Between which instants the last look read the locks that glances tell of.
+    last_look_us: Option<(i64, i64)>,
     last_full_us: Option<i64>,
     client_holds: usize,
-    /// When the last full look was asked for, on the rehearsal's clock; absent: the next look must be one.
+    /// When the last full look was asked for, on the rehearsal's clock.
     full_us: Option<u64>,
+    /// A full look is to be asked for.
+    wanted: bool,
+    /// It is itself the sample that the schedule asked for.
+    owed: bool,
+    /// A full look has told who there is, since the last loss.
+    acquainted: bool,
+    /// Glances that show somebody who is not known yet, and those after them.
+    waiting: VecDeque<Look>,
     /// Sessions that the last full look named, by process id.
     who: HashMap<u32, Who>,
     /// Sessions that it found not to be the package's.
@@ -54,8 +92,8 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(names: BTreeMap<u32, String>) -> Self {
-        Self { log: SampleLog { names, ..SampleLog::default() }, ..Self::default() }
+    pub(super) fn new(names: BTreeMap<u32, String>, offset_us: i64) -> Self {
+        Self { log: SampleLog { names, ..SampleLog::default() }, offset_us, ..Self::default() }
     }
 
     pub(super) fn into_log(self) -> SampleLog {
@@ -72,68 +110,121 @@ impl State {
         self.log.gaps.watching(fast, now_us);
     }
 
-    pub(super) fn lose(&mut self, now_us: u64, reason: String) {
-        self.full_us = None;
-        self.log.losses.push((now_us, reason));
+    /// The server went away, for a reason where it is a new one.
+    pub(super) fn lose(&mut self, now_us: u64, reason: Option<String>) {
+        self.forget();
+        self.log.losses.extend(reason.map(|reason| (now_us, reason)));
     }
 
-    /// Takes one sample: a glance where that is enough.
-    pub(super) async fn sample(
+    /// The connections are given up: who there is must be asked again, and glances that wait for it count as not taken.
+    pub(super) fn forget(&mut self) {
+        self.acquainted = false;
+        self.waiting.clear();
+    }
+
+    /// Whether a glance can be understood.
+    pub(super) const fn may_glance(&self) -> bool {
+        self.acquainted
+    }
+
+    /// The next sample is a full look.
+    pub(super) const fn want_full(&mut self) {
+        self.wanted = true;
+        self.owed = true;
+    }
+
+    /// Whether a full look is due: something asks for it, or the last one is as old as the slow pace.
+    pub(super) fn wants_full(&self, now_us: u64) -> bool {
+        self.wanted || self.full_us.is_none_or(|full_us| now_us - full_us >= SLOW_US)
+    }
+
+    /// A full look has been asked for.
+    pub(super) const fn asked(&mut self, now_us: u64) {
+        self.full_us = Some(now_us);
+        self.wanted = false;
+    }
+
+    /// Glances, and takes it in where everybody in it is known.
+    pub(super) async fn glance(
         &mut self,
         connection: &mut PgConnection,
         identity: &PackageIdentity,
         clock: Clock,
     ) -> Result<(), sqlx::Error> {
-        let asked_us = clock.now_us();
-        let recent = self.full_us.filter(|full| self.fast && asked_us - full < SLOW_US);
-        if let (Some(full_us), Some(database)) = (recent, self.database) {
-            let mut seen = look::glance(connection, &self.others, database).await?;
-            let answered_us = clock.now_us();
-            let text_due = asked_us - full_us >= TEXT_US;
-            if !self.wants_full(&mut seen.rows, identity, text_due) {
-                self.absorb(seen, Depth::Glance);
-                self.log.gaps.looked(asked_us, answered_us);
-                self.log.taken += 1;
-                return Ok(());
-            }
-            let full = look::full(connection, identity).await?;
-            self.learn_sessions(&full);
-            self.name_sessions(&mut seen.rows);
-            self.absorb(seen, Depth::Glance);
-            self.absorb_full(connection, full.0).await?;
-            self.log.gaps.looked(asked_us, answered_us);
-        } else {
-            if self.database.is_none() {
-                let database =
-                    "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database()";
-                self.database = Some(sqlx::query_scalar(database).fetch_one(&mut *connection).await?);
-            }
-            let full = look::full(connection, identity).await?;
-            let answered_us = clock.now_us();
-            self.learn_sessions(&full);
-            self.absorb_full(connection, full.0).await?;
-            self.log.gaps.looked(asked_us, answered_us);
+        if self.database.is_none() {
+            let database =
+                "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database()";
+            self.database = Some(sqlx::query_scalar(database).fetch_one(&mut *connection).await?);
         }
-        self.full_us = Some(asked_us);
-        self.log.taken += 1;
+        let seen = look::glance(connection, &self.others, self.database.unwrap_or_default()).await?;
+        self.glanced(seen, identity, clock.now_us());
         Ok(())
     }
 
-    /// Whether a glance leaves a question that only a full look answers: who is it, and what does it run?
-    fn wants_full(&self, rows: &mut [Row], identity: &PackageIdentity, text_due: bool) -> bool {
-        self.name_sessions(rows);
-        rows.iter().any(|row| {
-            let Some(who) = self.who.get(&row.pid) else {
-                let stranger = !self.others_set.contains(&row.pid);
-                return stranger || row.waits_for_relation() || text_due;
-            };
-            let Some(target) = row.target() else { return false };
-            if self.open.contains_key(&row.key(&target)) {
-                return false;
+    fn glanced(&mut self, mut seen: Look, identity: &PackageIdentity, now_us: u64) {
+        let text_due = self.full_us.is_none_or(|full_us| now_us - full_us >= TEXT_US);
+        self.name_sessions(&mut seen.rows);
+        self.wanted |= seen.rows.iter().any(|row| self.is_questionable(row, identity, text_due));
+        if self.waiting.is_empty() && !seen.rows.iter().any(|row| self.is_stranger(row)) {
+            self.absorb(seen, Depth::Glance);
+            return;
+        }
+        self.wanted = true;
+        self.waiting.push_back(seen);
+        if self.waiting.len() > WAITING_MAX {
+            self.lose(now_us, Some("who the sessions are was not answered".to_owned()));
+        }
+    }
+
+    /// Whether the row cannot be taken in before a full look has said whose it is.
+    fn is_stranger(&self, row: &Row) -> bool {
+        let known = self.who.contains_key(&row.pid);
+        !known && (row.waits_for_relation() || !self.others_set.contains(&row.pid))
+    }
+
+    /// Whether a row leaves a question that only a full look answers: who waits, and what does it run?
+    fn is_questionable(&self, row: &Row, identity: &PackageIdentity, text_due: bool) -> bool {
+        let Some(who) = self.who.get(&row.pid) else { return text_due || self.is_stranger(row) };
+        let Some(target) = row.target() else { return false };
+        if self.open.contains_key(&row.key(&target)) {
+            return false;
+        }
+        let logged = who.role.as_ref().is_some_and(|role| identity.roles.contains(role));
+        text_due || row.waits_for_relation() || (who.package && !logged)
+    }
+
+    /// Takes in a full look and the glances that waited for it; the relations in it that have no name yet.
+    pub(super) fn full(&mut self, look: Look, others: Vec<i32>) -> BTreeSet<u32> {
+        self.learn_sessions(&look, others);
+        self.acquainted = true;
+        while let Some(mut glance) = self.waiting.pop_front() {
+            self.name_sessions(&mut glance.rows);
+            // Who is still not known when the full look was read later has gone meanwhile.
+            let gone = look.low_us >= glance.high_us;
+            if !gone && glance.rows.iter().any(|row| self.is_stranger(row)) {
+                self.waiting.push_front(glance);
+                self.wanted = true;
+                break;
             }
-            let logged = who.role.as_ref().is_some_and(|role| identity.roles.contains(role));
-            text_due || row.waits_for_relation() || (who.package && !logged)
-        })
+            self.absorb(glance, Depth::Glance);
+        }
+        let seen = self.open.values().filter_map(|index| match self.log.sightings[*index].target {
+            LockTarget::Relation(oid) | LockTarget::Tuple(oid) => Some(oid),
+            _ => None,
+        });
+        let relations = seen.chain(look.rows.iter().filter_map(|row| row.relation));
+        let unnamed = relations.filter(|oid| *oid >= 16384 && !self.log.names.contains_key(oid)).collect();
+        let after = self.last_look_us.is_none_or(|(_, high_us)| look.low_us >= high_us);
+        let depth = if after && self.waiting.is_empty() { Depth::Full } else { Depth::Beside };
+        self.absorb(look, depth);
+        unnamed
+    }
+
+    /// Names that the server gave; the first one known stays.
+    pub(super) fn name(&mut self, names: BTreeMap<u32, String>) {
+        for (oid, name) in names {
+            self.log.names.entry(oid).or_insert(name);
+        }
     }
 
     fn name_sessions(&self, rows: &mut [Row]) {
@@ -144,26 +235,10 @@ impl State {
         }
     }
 
-    fn learn_sessions(&mut self, (look, others): &(Look, Vec<i32>)) {
+    fn learn_sessions(&mut self, look: &Look, others: Vec<i32>) {
         self.who = look.rows.iter().map(|row| (row.pid, row.who.clone())).collect();
-        self.others.clone_from(others);
         self.others_set = others.iter().map(|pid| pid.unsigned_abs()).collect();
-    }
-
-    async fn absorb_full(&mut self, connection: &mut PgConnection, look: Look) -> Result<(), sqlx::Error> {
-        let seen = self.open.values().filter_map(|index| match self.log.sightings[*index].target {
-            LockTarget::Relation(oid) | LockTarget::Tuple(oid) => Some(oid),
-            _ => None,
-        });
-        let relations = seen.chain(look.rows.iter().filter_map(|row| row.relation));
-        let unknown: BTreeSet<u32> =
-            relations.filter(|oid| *oid >= 16384 && !self.log.names.contains_key(oid)).collect();
-        if !unknown.is_empty() {
-            let named = look::names(connection, &unknown).await?;
-            self.log.names.extend(named);
-        }
-        self.absorb(look, Depth::Full);
-        Ok(())
+        self.others = others;
     }
 
     fn absorb(&mut self, look: Look, depth: Depth) {
@@ -191,16 +266,18 @@ impl State {
                 key = self.open.keys().find(|known| known.continues_as(&key)).cloned().unwrap_or(key);
             }
             transactions.insert((session, key.vxid.clone()));
+            let glanced = row.who.package || row.waits_for_relation();
             if let Some(index) = self.open.get(&key).copied() {
-                self.see_again(index, row, low_us);
+                self.see_again(index, row, (depth != Depth::Beside || !glanced).then_some(low_us));
                 seen.insert(key, index);
-            } else if depth == Depth::Glance && !row.who.package && !row.waits_for_relation() {
+            } else if !depth.begins(glanced) {
                 // Who waits for whose row is asked in full looks only: it stops the lock manager.
             } else if row.is_client_hold() && self.client_holds >= CLIENT_HOLDS_MAX {
                 // What was seen of the clients' order until now stands.
             } else if self.log.sightings.len() < SIGHTINGS_MAX {
                 let known = self.open_sessions.contains_key(&session) || !row.who.package;
-                let last_us = if row.is_client_hold() { self.last_full_us } else { self.last_look_us };
+                let by_full = row.is_client_hold() || depth == Depth::Beside;
+                let last_us = if by_full { self.last_full_us } else { self.last_look_us.map(|at| at.0) };
                 let not_before_us = last_us.filter(|_| known);
                 self.client_holds += usize::from(row.is_client_hold());
                 seen.insert(key, self.log.sightings.len());
@@ -210,8 +287,8 @@ impl State {
             }
         }
         for (key, index) in &self.open {
-            if depth == Depth::Glance && key.is_granted() && !self.log.sightings[*index].package {
-                // Only full looks list what clients hold.
+            let client_hold = key.is_granted() && !self.log.sightings[*index].package;
+            if !depth.ends(client_hold) && !seen.contains_key(key) {
                 seen.insert(key.clone(), *index);
             } else if !seen.contains_key(key) {
                 let sighting = &mut self.log.sightings[*index];
@@ -221,18 +298,28 @@ impl State {
         }
         self.open = seen;
         self.open_sessions = sessions;
-        self.last_look_us = Some(low_us);
-        if depth == Depth::Full {
+        if depth != Depth::Glance {
             self.last_full_us = Some(low_us);
         }
-        if self.log.looks.len() < LOOKS_MAX {
-            self.log.looks.push((low_us, high_us));
+        if depth != Depth::Beside {
+            self.looked((low_us, high_us), depth);
         }
     }
 
-    fn see_again(&mut self, index: usize, row: Row, low_us: i64) {
+    fn looked(&mut self, look: (i64, i64), depth: Depth) {
+        self.last_look_us = Some(look);
+        // A full look beside the glances is none that the schedule asked for.
+        self.log.taken += u64::from(depth == Depth::Glance || std::mem::take(&mut self.owed));
+        let rehearsal_us = |server_us: i64| u64::try_from(server_us - self.offset_us).unwrap_or(0);
+        self.log.gaps.looked(rehearsal_us(look.0), rehearsal_us(look.1));
+        if self.log.looks.len() < LOOKS_MAX {
+            self.log.looks.push(look);
+        }
+    }
+
+    fn see_again(&mut self, index: usize, row: Row, last_us: Option<i64>) {
         let sighting = &mut self.log.sightings[index];
-        sighting.last_us = low_us;
+        sighting.last_us = last_us.unwrap_or(sighting.last_us);
         sighting.wait_since_us = sighting.wait_since_us.or(row.wait_since_us);
         sighting.blockers.extend(row.blockers.unwrap_or_default());
         if sighting.query_start_us.is_none() {
@@ -255,3 +342,6 @@ impl State {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,9 @@ use maud::{Markup, html};
 use crate::check::Outcome;
 use crate::evidence::{Difference, Evidence, WriteFate};
 use crate::figures::{count, cut, duration_us, thousands};
-use crate::lock::{GapTime, LockMode, LockOrder, LockRecord, OrderedLock, RecorderTrust};
+use crate::lock::{
+    Bounds, GapTime, LockMode, LockOrder, LockRecord, OrderedLock, RecorderTrust, StatementRetries,
+};
 use crate::render::{markdown, quantile};
 use crate::report::Report;
 use crate::traffic::{Model, RouteSummary};
@@ -120,7 +122,7 @@ fn locks(evidence: &Evidence) -> Markup {
             div.scroll { table {
                 thead { tr {
                     th { "statement" } th { "relation" } th { "mode" } th.n { "waited" } th.n { "held" }
-                    th.n { "clients" } th.n { "longest wait" } th.n { "queue" } th.n { "drained" } th { "routes that waited" }
+                    th.n { "idle" } th.n { "clients" } th.n { "longest wait" } th.n { "queue" } th.n { "drained" } th { "routes that waited" }
                     th.n { "lock_timeout" }
                 } }
                 tbody { @for record in locks.records.iter().take(ROWS_MAX) { (lock_row(record)) } }
@@ -130,10 +132,12 @@ fn locks(evidence: &Evidence) -> Markup {
         p.how {
             "A hold is an interval between what is proven and what is possible, from event triggers, the statement \
              log, the server's wait log and samples of pg_locks. Clients: waits behind the lock, those included that \
-             queued behind its request. " (count(locks.other_waits, "client wait")) " had nothing to do with the package. \
+             queued behind its request. Idle: of the hold, while the session was in its transaction and its client had not \
+             sent the next statement. " (count(locks.other_waits, "client wait")) " had nothing to do with the package. \
              Drained: from the end of the lock until response times were within 10 % of the baseline's p99. A route is \
              found by time: its requests began just before the wait and ended just after it."
         }
+        @if !locks.retries.is_empty() { (retries(&locks.retries)) }
         @if !locks.excess.is_empty() {
             h3 { "What lock waits explain of the slow requests" }
             div.scroll { table {
@@ -194,11 +198,6 @@ fn lock_order(order: &LockOrder) -> Markup {
 }
 
 fn lock_row(record: &LockRecord) -> Markup {
-    let held = if record.hold.low_us == record.hold.high_us {
-        duration_us(record.hold.high_us)
-    } else {
-        format!("{} – {}", duration_us(record.hold.low_us), duration_us(record.hold.high_us))
-    };
     let longest = record.victims.iter().map(|victim| victim.blocked_us).max();
     let timeout = match record.lock_timeout_ms {
         None => "unknown".to_owned(),
@@ -215,7 +214,8 @@ fn lock_row(record: &LockRecord) -> Markup {
             td.wrap { (record.relation) @if !record.preexisting { " (new)" } }
             td { (record.mode.sql()) }
             td.n { (duration_us(record.wait_us)) }
-            td.n { (held) }
+            td.n { (interval(&record.hold)) }
+            td.n { (record.idle.as_ref().map_or_else(|| "unknown".to_owned(), interval)) }
             td.n { (thousands(record.victims_total)) }
             td.n { (longest.map_or_else(|| "—".to_owned(), duration_us)) }
             td.n title=(queue_title(record)) { (record.queue_depth_max) }
@@ -228,6 +228,41 @@ fn lock_row(record: &LockRecord) -> Markup {
             }
             td.n { (timeout) }
         }
+    }
+}
+
+fn interval(bounds: &Bounds) -> String {
+    if bounds.low_us == bounds.high_us {
+        duration_us(bounds.high_us)
+    } else {
+        format!("{} – {}", duration_us(bounds.low_us), duration_us(bounds.high_us))
+    }
+}
+
+fn retries(retries: &[StatementRetries]) -> Markup {
+    html! {
+        h3 { "Statements that were tried again" }
+        div.scroll { table {
+            thead { tr {
+                th { "statement" } th.n { "lock_timeout" } th.n { "deadlock" } th.n { "cancelled" } th.n { "tried again" }
+                th { "at last" }
+            } }
+            tbody { @for one in retries.iter().take(ROWS_MAX) {
+                tr {
+                    td.wrap {
+                        code { (cut(&one.statement, 160)) }
+                        br;
+                        @if let Some(place) = &one.place { (place) " in " }
+                        (one.phase)
+                    }
+                    @for number in [one.timed_out, one.deadlocked, one.cancelled, one.retries] {
+                        td.n { (thousands(number)) }
+                    }
+                    td { (match one.succeeded { Some(true) => "succeeded", Some(false) => "failed", None => "unknown" }) }
+                }
+            } }
+        } }
+        (cut_short(retries.len()))
     }
 }
 

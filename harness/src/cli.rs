@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::plan::MirrorKind;
+use crate::history::Layout;
+use crate::plan::{MirrorKind, Profile};
 
 /// Rehearses an upgrade before production sees it.
 #[derive(Debug, Parser)]
@@ -32,6 +33,9 @@ pub enum Command {
     Init(Init),
     /// Play the dress rehearsal: mirror, traffic, upgrade, rollback, proofs, verdict
     Run(Run),
+    /// Rehearse a folder of SQL migrations with no plan file: schema, data and traffic are derived
+    #[command(after_long_help = MIGRATIONS_HELP)]
+    Migrations(Migrations),
     /// Play a workload's traffic alone against a system that runs on this machine
     Load(Load),
     /// Say everything about a package that can be said without starting anything
@@ -39,6 +43,9 @@ pub enum Command {
     /// Print the exact locks of SQL scripts, statement by statement
     #[command(after_long_help = TRACE_HELP)]
     Trace(Trace),
+    /// Run every migration of a folder up, down and up again, and say what does not come back
+    #[command(after_long_help = ROUNDTRIP_HELP)]
+    Roundtrip(Roundtrip),
     /// Build and inspect packages
     #[command(subcommand)]
     Package(Package),
@@ -93,12 +100,69 @@ pub struct Run {
     /// Another seed than the plan's
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Another profile than the plan's
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    pub profile: Option<Profile>,
     /// Another kind of mirror than the plan's
     #[arg(long, value_enum, value_name = "KIND")]
     pub mirror: Option<MirrorKind>,
     /// Print what would happen, and start nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print nothing while it runs
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Shown under `fulldress migrations --help`.
+const MIGRATIONS_HELP: &str = "\
+Examples:
+  fulldress migrations db/migrations
+  fulldress migrations db/migrations --from 0042 --rows 200000 --rate 500
+  fulldress migrations db/migrations --eject rehearsal && fulldress run rehearsal/rehearsal.toml
+
+Everything before --from is applied to a private PostgreSQL, its tables are filled with rows that keep every rule of the \
+catalog, and statements are derived that an application of this schema would send. Then --from to --to are rehearsed under that \
+traffic, up and back again, as `fulldress run` does it. What was decided on the way is printed; --eject writes it as files to edit.";
+
+/// `fulldress migrations`
+#[derive(Debug, Args)]
+pub struct Migrations {
+    /// Folder of migrations
+    pub dir: PathBuf,
+    /// How the files are named and run [default: what they speak for]
+    #[arg(long, value_enum)]
+    pub layout: Option<Layout>,
+    /// First migration that is rehearsed: its id, or the number that it begins with [default: the last of the folder]
+    #[arg(long, value_name = "ID")]
+    pub from: Option<String>,
+    /// Last migration that is rehearsed [default: the last of the folder]
+    #[arg(long, value_name = "ID")]
+    pub to: Option<String>,
+    /// Rows of each table that the migrations touch; the others get a tenth
+    #[arg(long, default_value_t = 20_000)]
+    pub rows: u64,
+    /// Statements and transactions a second
+    #[arg(long, default_value_t = 200.0)]
+    pub rate: f64,
+    /// What production has before the first migration: a file for psql; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub setup: Vec<PathBuf>,
+    /// Version of PostgreSQL, or folder of its programs [default: PATH, else the distribution's newest]
+    #[arg(long, value_name = "VERSION")]
+    pub postgres: Option<String>,
+    /// Seed of every random choice
+    #[arg(long, default_value_t = 20_240_101)]
+    pub seed: u64,
+    /// Write the derived plan, workload, dataset and package to this new folder, and rehearse nothing
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    pub eject: Option<PathBuf>,
+    /// Where the bundle goes [default: rehearsals/<utc>-<name>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Print nothing while it runs
     #[arg(long, short)]
     pub quiet: bool,
@@ -200,6 +264,72 @@ pub struct Trace {
     #[arg(long, value_name = "FILE")]
     pub sarif: Option<PathBuf>,
     /// How the locks are printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// What a round trip can require.
+fn requirement() -> clap::builder::PossibleValuesParser {
+    let names = fulldress_reports::roundtrip::REQUIREMENTS.iter().map(|record| record.name);
+    clap::builder::PossibleValuesParser::new(names)
+}
+
+/// Shown under `fulldress roundtrip --help`.
+const ROUNDTRIP_HELP: &str = "\
+Examples:
+  fulldress roundtrip migrations
+  fulldress roundtrip migrations --from 0042 --no-data
+  fulldress roundtrip db/migrate --layout goose --setup roles.sql --rows 100
+  fulldress roundtrip migrations --fail-on drift,down-failed,data-lost,no-down --junit roundtrip.xml --sarif roundtrip.sarif
+
+A private PostgreSQL is made and removed; each migration runs as its own tool would run it. Exit code 0: nothing that \
+--fail-on names happened. 1: something did. 2: the folder or a setup cannot be used. 5: no PostgreSQL, or it failed.";
+
+/// `fulldress roundtrip`
+#[derive(Debug, Args)]
+pub struct Roundtrip {
+    /// Folder of the migrations
+    pub dir: PathBuf,
+    /// Whose history it is [default: what its files speak for, which is printed]
+    #[arg(long, value_enum, value_name = "LAYOUT")]
+    pub layout: Option<Layout>,
+    /// Exit with code 1 when one of these happens [default: up-failed,down-failed,drift,data-lost,reapply-failed]
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = requirement())]
+    pub fail_on: Vec<String>,
+    /// Compare schemas only: make no rows
+    #[arg(long)]
+    pub no_data: bool,
+    /// Rows for each table that has none
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rows: u64,
+    /// What the rows are made from: equal seeds give equal rows
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// The first migration that is walked, by its name or number; those before it are only applied
+    #[arg(long, value_name = "ID")]
+    pub from: Option<String>,
+    /// The last one; those behind it are left out
+    #[arg(long, value_name = "ID")]
+    pub to: Option<String>,
+    /// What production has before the first migration: a file for psql; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub setup: Vec<PathBuf>,
+    /// Run the migrations as a superuser, for those that need one; they can then run programs as the server's user
+    #[arg(long)]
+    pub superuser: bool,
+    /// Folder of PostgreSQL's programs [default: PATH, else the distribution's newest]
+    #[arg(long, value_name = "DIR")]
+    pub postgres: Option<PathBuf>,
+    /// Write a test case a migration, JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write what failed as code annotations, SARIF 2.1.0
+    #[arg(long, value_name = "FILE")]
+    pub sarif: Option<PathBuf>,
+    /// Print nothing while it runs
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// How the result is printed
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }

@@ -6,6 +6,7 @@
 
 mod choice;
 pub mod double_run;
+pub mod faults;
 mod impact;
 mod play;
 pub mod traffic;
@@ -136,7 +137,7 @@ fn facts(plan: &Plan, started_utc: &str, clock: Clock) -> RehearsalFacts {
         id: format!("{:x}", clock.epoch_unix_us()),
         name: plan.name.clone(),
         started_utc: started_utc.to_owned(),
-        profile: "quick".to_owned(),
+        profile: plan.profile.name().to_owned(),
         mirror: "none".to_owned(),
         seed: plan.seed,
         fulldress: env!("CARGO_PKG_VERSION").to_owned(),

@@ -24,9 +24,11 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Init(args) => commands::init::run(&args),
         Command::Run(args) => commands::run::run(&args),
+        Command::Migrations(args) => commands::migrations::run(&args),
         Command::Load(args) => commands::load::run(&args),
         Command::Preflight(args) => commands::preflight::run(&args),
         Command::Trace(args) => commands::trace::run(&args),
+        Command::Roundtrip(args) => commands::roundtrip::run(&args),
         Command::Package(args) => commands::package::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Compare(args) => commands::compare::run(&args),

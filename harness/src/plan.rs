@@ -54,6 +54,9 @@ pub struct Plan {
     /// The trial of two runners.
     #[serde(default)]
     pub double_run: DoubleRun,
+    /// Faults inside the upgrade, on clones.
+    #[serde(default)]
+    pub faults: Faults,
     /// What else lives in production's database.
     #[serde(default)]
     pub actors: Actors,
@@ -75,6 +78,9 @@ pub struct Plan {
     /// Limits of checks, by id.
     #[serde(default)]
     pub checks: BTreeMap<String, CheckSetting>,
+    /// What this rehearsal leaves out beside what none covers, one phrase each; stands in the report.
+    #[serde(default)]
+    pub not_rehearsed: Vec<String>,
     /// Accepted findings.
     #[serde(default, rename = "waiver")]
     pub waivers: Vec<Waiver>,
@@ -88,12 +94,25 @@ const fn default_seed() -> u64 {
 }
 
 /// How much is proven.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// The phases and the quick proofs.
     #[default]
     Quick,
+    /// Every proof, as a night allows it.
+    Nightly,
+}
+
+impl Profile {
+    /// The word of files and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Nightly => "nightly",
+        }
+    }
 }
 
 /// The environment under test.
@@ -343,6 +362,22 @@ pub struct DoubleRun {
 impl Default for DoubleRun {
     fn default() -> Self {
         Self { at_step: None, limit_s: 300 }
+    }
+}
+
+/// Faults inside the upgrade, each on a clone of the mirror.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Faults {
+    /// Most faults that are tried; of more, a sample by the seed. None with 0.
+    pub cells_max: usize,
+    /// Clones that run at the same time.
+    pub parallel: usize,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { cells_max: 200, parallel: 2 }
     }
 }
 

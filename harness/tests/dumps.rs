@@ -10,6 +10,7 @@ mod server;
 
 use std::time::Duration;
 
+use fulldress::mirror::cluster::Programs;
 use fulldress::mirror::dataset::brings_roles;
 use program::{Ended, program};
 use server::{Server, execute};
@@ -17,7 +18,7 @@ use sqlx::ConnectOptions as _;
 
 #[tokio::test]
 async fn a_dump_of_each_format_fills_a_database() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let folder = tempfile::tempdir().unwrap();
     let url = server.cluster.admin_url("postgres");
     let limit = Duration::from_secs(60);

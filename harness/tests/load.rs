@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
+use fulldress::mirror::cluster::Programs;
 use fulldress_workloads::clock::Clock;
 use program::{Ended, fulldress};
 use rustix::process::{Pid, Signal, kill_process};
@@ -44,7 +45,7 @@ async fn ended(child: Child) -> Ended {
 
 #[tokio::test]
 async fn a_check_sends_every_step_once_and_says_which_is_wrong() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let folder = tempfile::tempdir().unwrap();
     let right = ended(load(folder.path(), &server, &[HEAD, READ], &["--check"])).await.expect_code(0);
     right.expect_said("reads order by key").expect_said("right");
@@ -68,7 +69,7 @@ async fn a_check_sends_every_step_once_and_says_which_is_wrong() {
 
 #[tokio::test]
 async fn traffic_alone_leaves_a_table_and_its_histograms() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let arguments = ["--duration", "1", "--out", out.to_str().unwrap()];
@@ -83,7 +84,7 @@ async fn traffic_alone_leaves_a_table_and_its_histograms() {
 
 #[tokio::test]
 async fn ctrl_c_ends_it_within_two_seconds_and_tells_what_was_measured() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let folder = tempfile::tempdir().unwrap();
     let child = load(folder.path(), &server, &[HEAD, HANGS], &["--duration", "60"]);
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();

@@ -8,6 +8,7 @@ mod server;
 
 use std::collections::BTreeMap;
 
+use fulldress::mirror::cluster::Programs;
 use fulldress::proofs::ledger::{Asked, read_back};
 use fulldress_reports::evidence::WriteFate;
 use fulldress_reports::latency::standard_histogram;
@@ -65,7 +66,7 @@ fn kind(name: &str) -> ErrorKind {
 
 #[tokio::test]
 async fn values_of_every_type_arrive_as_written() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let mut admin = server.admin().await;
     execute(
         &mut admin,
@@ -101,7 +102,7 @@ async fn values_of_every_type_arrive_as_written() {
 
 #[tokio::test]
 async fn errors_have_the_servers_code_and_leave_the_connection_usable() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let steps = r#"
         [[scenario.step]]
         route = "unique"
@@ -174,7 +175,7 @@ async fn errors_have_the_servers_code_and_leave_the_connection_usable() {
 
 #[tokio::test]
 async fn acknowledged_writes_are_read_back_by_sql() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let mut admin = server.admin().await;
     execute(
         &mut admin,
@@ -217,7 +218,7 @@ async fn acknowledged_writes_are_read_back_by_sql() {
 
 #[tokio::test]
 async fn a_restart_costs_requests_and_loses_none() {
-    let mut server = Server::start(&[]).await;
+    let mut server = Server::start(&Programs::find(None).unwrap().folder).await;
     let steps = r#"
         [[scenario.step]]
         route = "read"
@@ -248,7 +249,7 @@ async fn a_restart_costs_requests_and_loses_none() {
 
 #[tokio::test]
 async fn a_changed_schema_costs_one_error_a_connection() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let steps = r#"
         [[scenario.step]]
         route = "read"
@@ -268,7 +269,7 @@ async fn a_changed_schema_costs_one_error_a_connection() {
 
 #[tokio::test]
 async fn what_does_not_fit_the_database_is_told_before_anything_is_sent() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     let step =
         |lines: &str| scenario("rate_per_s = 1", &format!("[[scenario.step]]\nroute = \"r\"\n{lines}"));
     let cases = [
@@ -385,7 +386,7 @@ async fn truth(server: &Server, connections: usize) {
 
 #[tokio::test]
 async fn a_locked_table_is_told_as_it_was() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&Programs::find(None).unwrap().folder).await;
     truth(&server, 8).await;
     truth(&server, 64).await;
 }

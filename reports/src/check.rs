@@ -196,6 +196,12 @@ checks! {
     RollReapply "ROLL-REAPPLY" true Count 0.0 "applies again"
         "After rollback the upgrade applies again and ends in the same schema."
         "Make the down step complete, so that the up step meets the state it expects.";
+    RollFault "ROLL-FAULT" true Count 0.0 "back and on from faults"
+        "From every fault that was tried inside the upgrade, the rollback reaches the state before and the upgrade, run again, the upgraded state."
+        "Make each step one transaction, or its statements no-ops where they are already done, on the way there and on the way back.";
+    RollCompat "ROLL-COMPAT" true Count 0.0 "old statements still run"
+        "Every statement that the clients of the old version were seen to send can be prepared on the upgraded schema, and again after rollback."
+        "Keep what the old version reads and writes until no old version runs: add first, remove in a later release.";
     EvidDriver "EVID-DRIVER" true Count 0.0 "driver healthy"
         "The traffic driver offered what was planned, when it was planned."
         "Lower the rate or give the driver a core of its own.";

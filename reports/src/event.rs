@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::{
-    DataEvidence, DependentEvidence, DoubleRunEvidence, Evidence, Interruption, LedgerEvidence, PackageFacts,
-    PreflightEvidence, Reach, ReapplyEvidence, RehearsalFacts, ResidueEvidence, RollbackEvidence,
-    SchemaEvidence, StepKind, StepRun,
+    CompatEvidence, DataEvidence, DependentEvidence, DoubleRunEvidence, Evidence, FaultEvidence,
+    Interruption, LedgerEvidence, PackageFacts, PreflightEvidence, Reach, ReapplyEvidence, RehearsalFacts,
+    ResidueEvidence, RollbackEvidence, SchemaEvidence, StepKind, StepRun,
 };
 use crate::finding::Finding;
 use crate::lock::LockEvidence;
@@ -74,6 +74,10 @@ pub enum Happening {
     Residue(ResidueEvidence),
     /// Second application.
     Reapply(ReapplyEvidence),
+    /// The old version's statements on another schema; told again with each state that was tried.
+    Compat(CompatEvidence),
+    /// Faults inside the upgrade; told again with each that was tried.
+    Faults(FaultEvidence),
     /// Second runner.
     DoubleRun(DoubleRunEvidence),
     /// How far the evidence reaches.
@@ -133,6 +137,8 @@ impl Evidence {
             Happening::Data(data) => self.data = Some(data),
             Happening::Residue(residue) => self.residue = Some(residue),
             Happening::Reapply(reapply) => self.reapply = Some(reapply),
+            Happening::Compat(compat) => self.compat = Some(compat),
+            Happening::Faults(faults) => self.faults = Some(faults),
             Happening::DoubleRun(double_run) => self.double_run = Some(double_run),
             Happening::Reach(reach) => self.reach = Some(reach),
             Happening::Notice(text) => self.notices.push(text),

@@ -332,6 +332,143 @@ pub struct ReapplyEvidence {
     pub differences: Vec<Difference>,
 }
 
+/// A state of the schema on which the old version's statements were tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SchemaState {
+    /// After the upgrade.
+    Upgraded,
+    /// After the rollback.
+    RolledBack,
+}
+
+/// The old version's statements on the schema after the upgrade and after the rollback.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CompatEvidence {
+    /// Statements that clients were seen to send before the upgrade and that could be prepared then.
+    pub statements: u64,
+    /// Statements that were seen and could not be prepared then: cut off, or with parameters whose types only the client
+    /// knows.
+    pub unprepared: u64,
+    /// States on which they were prepared again.
+    pub tried: Vec<SchemaState>,
+    /// What the server refused.
+    pub broken: Vec<BrokenStatement>,
+}
+
+/// A statement of the old version that a state of the schema refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BrokenStatement {
+    /// The statement as the server showed it, with `$1` for its parameters.
+    pub sql: String,
+    /// On which schema.
+    pub state: SchemaState,
+    /// SQLSTATE, five characters.
+    pub sqlstate: String,
+    /// The server's words.
+    pub message: String,
+}
+
+/// What strikes a step in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// The statement or command fails.
+    Fails,
+    /// The program that runs the step is killed by SIGKILL.
+    MigratorKilled,
+    /// The server ends the step's session.
+    BackendTerminated,
+    /// A lock is not had in time, at every try.
+    LockTimeout,
+    /// The database server crashes and recovers.
+    DatabaseRestarted,
+    /// The connection between them is cut.
+    ConnectionCut,
+}
+
+impl FaultKind {
+    /// The words of reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fails => "fails",
+            Self::MigratorKilled => "migrator killed",
+            Self::BackendTerminated => "backend terminated",
+            Self::LockTimeout => "lock_timeout fires",
+            Self::DatabaseRestarted => "database restarted",
+            Self::ConnectionCut => "connection cut",
+        }
+    }
+}
+
+/// Where one goes after a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultWay {
+    /// The rollback runs, and must reach the state before.
+    Rollback,
+    /// The upgrade runs again from the step on, and must reach the upgraded state.
+    Resume,
+}
+
+impl FaultWay {
+    /// The word of reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rollback => "rollback",
+            Self::Resume => "resume",
+        }
+    }
+}
+
+/// What became of a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultOutcome {
+    /// It reached its state.
+    Reached,
+    /// It ended, and something differs.
+    Differs,
+    /// A step of it failed.
+    Stuck,
+}
+
+/// One fault on a clone, and one way from there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FaultCell {
+    /// Step that was struck.
+    pub step: String,
+    /// Where in it, such as `before statement 3 of 5, line 12`.
+    pub place: String,
+    /// File of the package, and line where there is one.
+    pub file: String,
+    /// Line in the file.
+    pub line: Option<u32>,
+    /// What struck.
+    pub fault: FaultKind,
+    /// The way from there.
+    pub way: FaultWay,
+    /// What became of it.
+    pub outcome: FaultOutcome,
+    /// Errors or differences, one sentence each.
+    pub why: Vec<String>,
+    /// Time of the cell with its clone, microseconds.
+    pub length_us: u64,
+}
+
+/// Faults inside the upgrade, each on a clone of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FaultEvidence {
+    /// What was tried, in the order of the package.
+    pub cells: Vec<FaultCell>,
+    /// Cells that the package has: places, faults and ways.
+    pub possible: u64,
+    /// What was not tried and why, one phrase each.
+    pub not_tried: Vec<String>,
+}
+
 /// How the second runner behaved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -424,6 +561,12 @@ pub struct Evidence {
     pub rollback: Option<RollbackEvidence>,
     /// Second application.
     pub reapply: Option<ReapplyEvidence>,
+    /// The old version's statements on other states of the schema.
+    #[serde(default)]
+    pub compat: Option<CompatEvidence>,
+    /// Faults inside the upgrade.
+    #[serde(default)]
+    pub faults: Option<FaultEvidence>,
     /// Second runner.
     pub double_run: Option<DoubleRunEvidence>,
     /// Reach.

@@ -4,7 +4,9 @@
 //! Every check has one rule, a function of the evidence and the plan's limits. Three adjustments follow in this
 //! order: what a failed instrument takes away, what a small dataset takes away, and what waivers accept.
 
+mod compat;
 mod evid;
+mod faults;
 mod lock;
 mod order;
 mod package;
@@ -121,6 +123,8 @@ fn rule_of(id: CheckId) -> fn(&Case<'_>) -> Ruling {
         | CheckId::RollUnit
         | CheckId::RollFile => roll::residue,
         CheckId::RollReapply => roll::reapply,
+        CheckId::RollFault => faults::faults,
+        CheckId::RollCompat => compat::compat,
         CheckId::EvidDriver => evid::driver,
         CheckId::EvidRecorder => evid::recorder,
         CheckId::EvidCoverage => evid::coverage,

@@ -18,6 +18,7 @@ pub mod lock;
 pub mod phase;
 pub mod render;
 pub mod report;
+pub mod roundtrip;
 #[cfg(test)]
 mod sample;
 pub mod sql;

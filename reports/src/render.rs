@@ -5,7 +5,7 @@
 
 mod chart;
 mod html;
-mod junit;
+pub mod junit;
 mod markdown;
 pub mod sarif;
 pub mod terminal;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::check::{CheckId, CheckSetting};
 use crate::evidence::{
-    BrokenWrite, DataEvidence, DependentEvidence, Difference, DoubleRunEvidence, DoubleRunOutcome, Evidence,
-    LedgerEvidence, LedgerPhase, Limits, Outage, PackageFacts, PreflightEvidence, Reach, ReapplyEvidence,
-    RehearsalFacts, RelationSize, ResidueEvidence, RollbackEvidence, SchemaEvidence, StepKind, StepRun,
+    BrokenWrite, CompatEvidence, DataEvidence, DependentEvidence, Difference, DoubleRunEvidence,
+    DoubleRunOutcome, Evidence, FaultCell, FaultEvidence, FaultKind, FaultOutcome, FaultWay, LedgerEvidence,
+    LedgerPhase, Limits, Outage, PackageFacts, PreflightEvidence, Reach, ReapplyEvidence, RehearsalFacts,
+    RelationSize, ResidueEvidence, RollbackEvidence, SchemaEvidence, SchemaState, StepKind, StepRun,
     WriteFate,
 };
 use crate::finding::{Finding, Place};
@@ -94,6 +95,26 @@ pub(crate) fn safe() -> Evidence {
         residue: Some(ResidueEvidence { probed: PROBES.to_vec(), ..ResidueEvidence::default() }),
         rollback: Some(RollbackEvidence { method: "down".into(), ..RollbackEvidence::default() }),
         reapply: Some(ReapplyEvidence::default()),
+        faults: Some(FaultEvidence {
+            cells: vec![FaultCell {
+                step: "020-migrate".into(),
+                place: "before statement 2 of 3, line 9".into(),
+                file: "sql/020-migrate.up.sql".into(),
+                line: Some(9),
+                fault: FaultKind::MigratorKilled,
+                way: FaultWay::Rollback,
+                outcome: FaultOutcome::Reached,
+                why: Vec::new(),
+                length_us: 900_000,
+            }],
+            possible: 36,
+            not_tried: vec!["35 of 36 faults: a sample by the seed 7 was tried".into()],
+        }),
+        compat: Some(CompatEvidence {
+            statements: 14,
+            tried: vec![SchemaState::Upgraded, SchemaState::RolledBack],
+            ..CompatEvidence::default()
+        }),
         double_run: Some(DoubleRunEvidence {
             outcome: DoubleRunOutcome::Serialised,
             overlapped: true,

@@ -37,23 +37,30 @@ pub fn tokens(text: &str) -> impl Iterator<Item = (Token<'_>, usize)> {
 pub fn split(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
-    let mut dollar: Option<&str> = None;
+    let mut at = 0;
+    // The body of a SQL-standard function: BEGIN ATOMIC … END. Other ends inside it are those of CASE.
     let mut atomic_depth = 0_u32;
-    for (token, at) in tokens(text) {
+    let mut after_begin = false;
+    while at < text.len() {
+        let (token, length) = token(&text[at..]);
+        let here = at;
+        at += length;
         match token {
-            Token::Word(word) if word.starts_with('$') => match dollar {
-                None => dollar = Some(word),
-                Some(open) if open == word => dollar = None,
-                Some(_) => {}
-            },
-            // The body of a SQL-standard function: BEGIN ATOMIC … END.
-            Token::Word(word) if dollar.is_none() && word.eq_ignore_ascii_case("atomic") => atomic_depth += 1,
+            // What stands in dollar quotes is read as the server does: nothing in it has a meaning but the same quote.
+            Token::Word(quote) if quote.starts_with('$') => {
+                at = text[at..].find(quote).map_or(text.len(), |end| at + end + quote.len());
+            }
+            Token::Word(word) if after_begin && word.eq_ignore_ascii_case("atomic") => atomic_depth += 1,
+            Token::Word(word) if atomic_depth > 0 && word.eq_ignore_ascii_case("case") => atomic_depth += 1,
             Token::Word(word) if atomic_depth > 0 && word.eq_ignore_ascii_case("end") => atomic_depth -= 1,
-            Token::Symbol(";") if dollar.is_none() && atomic_depth == 0 => {
-                parts.push(&text[start..at]);
-                start = at + 1;
+            Token::Symbol(";") if atomic_depth == 0 => {
+                parts.push(&text[start..here]);
+                start = at;
             }
             _ => {}
+        }
+        if !matches!(token, Token::Comment | Token::Space) {
+            after_begin = matches!(token, Token::Word(word) if word.eq_ignore_ascii_case("begin"));
         }
     }
     parts.push(&text[start..]);
@@ -151,6 +158,29 @@ pub fn only_sql(text: &str) -> String {
         rest = &rest[length..];
     }
     sql
+}
+
+/// Commands of psql outside quotes, with their byte offsets, each to the end of its line.
+#[must_use]
+pub fn commands(text: &str) -> Vec<(usize, &str)> {
+    let mut commands = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        let (token, length) = token(&text[at..]);
+        let here = at;
+        at += length;
+        match token {
+            Token::Word(quote) if quote.starts_with('$') => {
+                at = text[at..].find(quote).map_or(text.len(), |end| at + end + quote.len());
+            }
+            Token::Symbol("\\") => {
+                at = text[here..].find('\n').map_or(text.len(), |end| here + end);
+                commands.push((here, text[here..at].trim_end()));
+            }
+            _ => {}
+        }
+    }
+    commands
 }
 
 /// Line of a byte offset, counted from 1.
@@ -253,7 +283,7 @@ fn dollar_delimiter(text: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Token, only_sql, pieces, split, tokens};
+    use super::{Token, commands, only_sql, pieces, split, tokens};
 
     #[test]
     fn scripts_split_at_semicolons_of_the_top_level_only() {
@@ -262,6 +292,24 @@ mod tests {
         let parts = split(script);
         assert_eq!(parts.len(), 3);
         assert!(parts[1].contains("a; b;") && parts[2].contains("select 1; end"));
+    }
+
+    #[test]
+    fn what_stands_in_dollar_quotes_is_not_read() {
+        assert_eq!(split("comment on table t is $$it's; here$$; select 1").len(), 2);
+        assert_eq!(split("do $a$ x $$ y; $$ 'z; $a$; select 1").len(), 2);
+        let body =
+            "create function f() begin atomic select case when true then 1 end; select 2; end; select 3";
+        assert_eq!(split(body).len(), 2);
+        assert_eq!(split("create table t (atomic int); select 1").len(), 2);
+        assert_eq!(split("select $1; select $$never closed; ").len(), 2);
+    }
+
+    #[test]
+    fn commands_stand_outside_quotes() {
+        let text = "\\set ON_ERROR_STOP on\nselect E'\\'', '\\x', $$ \\y $$ \\gexec\n-- \\z\n\\i a.sql";
+        let found: Vec<&str> = commands(text).into_iter().map(|(_, command)| command).collect();
+        assert_eq!(found, ["\\set ON_ERROR_STOP on", "\\gexec", "\\i a.sql"]);
     }
 
     #[test]

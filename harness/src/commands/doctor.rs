@@ -9,6 +9,7 @@ use super::{CommandResult, EXIT_MACHINE, Failure, print, print_json, runtime};
 use crate::cli::{Doctor, Format};
 use crate::mirror::cluster::Programs;
 use crate::mirror::containers::engine::{Engine, is_stray};
+use crate::mirror::versions;
 use crate::process::{Launch, RunFolder, find_program};
 use crate::upgrade::sandbox;
 
@@ -36,6 +37,12 @@ pub fn run(args: &Doctor) -> CommandResult {
         Ok(programs) => well("PostgreSQL", programs.folder.display().to_string()),
         Err(error) => ill("PostgreSQL", error.to_string()),
     }];
+    findings.extend(
+        runtime
+            .block_on(versions::installed())
+            .into_iter()
+            .map(|one| well("installed", format!("PostgreSQL {} in {}", one.version, one.folder.display()))),
+    );
     for (name, program) in [("psql", "psql"), ("setpriv", "setpriv"), ("curl", "curl")] {
         findings.push(match find_program(program.as_ref()) {
             Ok(path) => well(name, path.display().to_string()),

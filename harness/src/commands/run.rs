@@ -22,8 +22,35 @@ use crate::progress::Progress;
 /// When something that the plan names cannot be used, or the bundle cannot be written.
 pub fn run(args: &Run) -> CommandResult {
     let plan = read_plan(args)?;
+    if args.dry_run {
+        let (_, workload) = read_beside(&plan)?;
+        print(&describe(&plan, &workload)?);
+        return Ok(0);
+    }
+    let bundle = bundle_folder(args.out.as_deref(), &plan)?;
+    rehearse(plan, bundle, args.quiet, args.format)
+}
+
+/// The folder for the bundle of a plan that was written by us.
+///
+/// # Errors
+/// A plan that cannot be read, or a folder that holds something already.
+pub fn bundle_of(out: Option<&Path>, plan: &Path) -> Result<PathBuf, Failure> {
+    bundle_folder(out, &Plan::read(plan).map_err(Failure::diagnostic)?)
+}
+
+/// Plays a plan as it stands.
+///
+/// # Errors
+/// As [`run`].
+pub fn play(plan: &Path, bundle: &Path, quiet: bool, format: Format) -> CommandResult {
+    rehearse(Plan::read(plan).map_err(Failure::diagnostic)?, bundle.to_owned(), quiet, format)
+}
+
+/// What the plan names; a fault in it must be found before anything starts.
+fn read_beside(plan: &Plan) -> Result<(Inventory, Workload), Failure> {
     let inventory = Inventory::load(&plan.inventory).map_err(Failure::diagnostic)?;
-    // Read again by the conductor; a fault must be found before anything starts.
+    // Read again by the conductor.
     let workload = Workload::load(&plan.traffic.workload).map_err(Failure::usage)?;
     if !plan.package.exists() {
         return Err(Failure::usage(format!(
@@ -32,19 +59,19 @@ pub fn run(args: &Run) -> CommandResult {
         )));
     }
     plan.check_workload(&workload).map_err(Failure::usage)?;
-    check_services(&plan, &inventory)?;
-    if args.dry_run {
-        print(&describe(&plan, &workload)?);
-        return Ok(0);
-    }
-    let bundle = bundle_folder(args, &plan)?;
-    let progress = if args.quiet { Progress::silent() } else { Progress::new() };
+    check_services(plan, &inventory)?;
+    Ok((inventory, workload))
+}
+
+fn rehearse(plan: Plan, bundle: PathBuf, quiet: bool, format: Format) -> CommandResult {
+    let (inventory, _) = read_beside(&plan)?;
+    let progress = if quiet { Progress::silent() } else { Progress::new() };
     let finished = runtime()?.block_on(async {
         let cancel = cancel_on_signals()?;
         let request = Request { plan, inventory, bundle, progress, cancel };
         conductor::rehearse(request).await.map_err(Failure::machine)
     })?;
-    show(&finished, args.format)
+    show(&finished, format)
 }
 
 /// Units and hosts of the inventory stand for services of the plan.
@@ -72,6 +99,9 @@ fn read_plan(args: &Run) -> Result<Plan, Failure> {
     if let Some(seed) = args.seed {
         plan.seed = seed;
     }
+    if let Some(profile) = args.profile {
+        plan.profile = profile;
+    }
     if let Some(kind) = args.mirror {
         plan.set_kind(kind).map_err(Failure::usage)?;
     }
@@ -79,9 +109,9 @@ fn read_plan(args: &Run) -> Result<Plan, Failure> {
 }
 
 /// The bundle's folder; one that holds something already is refused, so that no evidence is mixed or lost.
-fn bundle_folder(args: &Run, plan: &Plan) -> Result<PathBuf, Failure> {
-    let folder = match &args.out {
-        Some(folder) => folder.clone(),
+fn bundle_folder(out: Option<&Path>, plan: &Plan) -> Result<PathBuf, Failure> {
+    let folder = match out {
+        Some(folder) => folder.to_owned(),
         None => bundle::default_folder(Clock::start().epoch_unix_us(), &plan.name),
     };
     let name = folder.display();

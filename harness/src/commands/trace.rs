@@ -77,14 +77,14 @@ fn kept(error: Error) -> Result<(fulldress_reports::trace::Trace, Option<Failure
     }
 }
 
-fn failure(error: &Error) -> Failure {
+pub(super) fn failure(error: &Error) -> Failure {
     match error {
         Error::Script { .. } | Error::Setup { .. } | Error::Database { .. } => Failure::usage(error),
         Error::Mirror(_) | Error::Observe(_) | Error::Lost { .. } => Failure::machine(error),
     }
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
+pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
     paths.iter().map(|path| source(path)).collect()
 }
 

@@ -31,6 +31,7 @@ use crate::mirror::{Mirror, MirrorError, Outbound};
 use crate::package::Package;
 use crate::plan::Plan;
 use crate::process::{Child, RunFolder};
+use crate::proofs::compat::{Listener, Statements};
 use crate::proofs::data;
 use crate::proofs::dependents::Watch;
 use crate::proofs::residue::Snapshot;
@@ -47,8 +48,12 @@ const SNAPSHOT: &str = "database-snapshot";
 /// Pause between two live figures.
 const TICK_US: u64 = 500_000;
 /// What this version does not rehearse, whatever the plan says.
-const NOT_REHEARSED: [&str; 5] =
-    ["replicas", "connection poolers", "real third parties", "faults inside a step", "mixed versions"];
+const NOT_REHEARSED: [&str; 4] = [
+    "replicas",
+    "connection poolers",
+    "real third parties",
+    "both versions side by side (the old one's statements are prepared on the upgraded schema)",
+];
 
 /// Waits until the mirror's server dies by itself, and gives its last words.
 pub(super) async fn died(mirror: MirrorCell) -> String {
@@ -67,6 +72,7 @@ struct Before {
     columns: Columns,
     data: DataDigest,
     residue: Snapshot,
+    statements: Statements,
 }
 
 /// A play and everything that it started.
@@ -151,6 +157,7 @@ impl Play {
         let residue = self.while_ticking(self.probe(&mirror, &runner)).await;
         self.pause(self.plan.phases.warmup_s).await;
         self.enter(Phase::Baseline).await;
+        let listener = Listener::start(&mirror.server(), &self.plan.mirror.database.roles);
         self.pause(self.plan.phases.baseline_s).await;
         let untouched =
             data::untouched(&mut mirror.connect().await?, &self.plan.data.ignore).await.map_err(unread)?;
@@ -162,9 +169,10 @@ impl Play {
         columns.retain(|table| untouched.contains(table));
         let data = DataDigest::read_gently(&mut connection, &columns).await.map_err(unread)?;
         drop(connection);
-        let before = Before { schema, columns, data, residue };
+        let statements = self.keep_statements(&mirror, listener).await?;
+        let mut before = Before { schema, columns, data, residue, statements };
 
-        let upgraded = self.upgrade(&mirror, &runner).await?;
+        let upgraded = self.upgrade(&mirror, &runner, &mut before.statements).await?;
         self.roll_back(&mirror, &runner).await?;
         self.enter(Phase::Recovery).await;
         self.pause(self.plan.phases.recovery_s).await;

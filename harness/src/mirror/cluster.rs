@@ -20,6 +20,8 @@ const ACCESS: &str =
     "host all all 127.0.0.0/8 scram-sha-256\nhost replication fulldress 127.0.0.0/8 scram-sha-256\n";
 /// Lines at the end of the server's log that are searched for the reason of its end.
 const ALARM_LINES_MAX: usize = 200;
+/// Longest that a dump with rows may take.
+const DUMP_LIMIT: Duration = Duration::from_secs(3600);
 /// Pause between two attempts to connect.
 const CONNECT_PAUSE: Duration = Duration::from_millis(25);
 
@@ -47,15 +49,21 @@ impl Programs {
                 Err(MirrorError::new(what, "name PostgreSQL's bin folder in mirror.postgres"))
             };
         }
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-        folders.extend(debian_folders());
-        folders.into_iter().find(|folder| complete(folder)).map(|folder| Self { folder }).ok_or_else(|| {
+        Self::folders().find(|folder| complete(folder)).map(|folder| Self { folder }).ok_or_else(|| {
             MirrorError::new(
                 "no PostgreSQL was found on this machine",
                 "install the package postgresql, or set mirror.postgres",
             )
         })
+    }
+}
+
+impl Programs {
+    /// Where programs may be, best first: the folders of `PATH`, then those of Debian's packages.
+    pub(super) fn folders() -> impl Iterator<Item = PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let of_path: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        of_path.into_iter().chain(debian_folders())
     }
 }
 
@@ -214,6 +222,23 @@ impl Cluster {
         }
     }
 
+    /// Ends the server as a crash does: nothing is written any more.
+    pub async fn crash(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // A grace of zero kills the whole group at once.
+            let _ = child.stop(Duration::ZERO).await;
+        }
+    }
+
+    /// Removes the stopped cluster's folder with everything in it.
+    ///
+    /// # Errors
+    /// When something of it cannot be removed.
+    pub fn remove(&self) -> std::io::Result<()> {
+        debug_assert!(self.child.is_none(), "a stopped cluster is removed");
+        std::fs::remove_dir_all(&self.folder)
+    }
+
     /// Whether the server ended without being asked to.
     pub async fn has_died(&mut self) -> bool {
         match self.child.as_mut() {
@@ -344,15 +369,7 @@ impl Cluster {
     /// # Errors
     /// When `pg_dump` fails.
     pub async fn dump_schema(&self, database: &str) -> Result<String, MirrorError> {
-        let launch = Launch::new(self.programs.folder.join("pg_dump"))
-            .args(["--schema-only", "--exclude-schema=fulldress", "--no-password"])
-            .env("PGHOST", "127.0.0.1")
-            .env("PGPORT", self.port.to_string())
-            .env("PGUSER", SUPERUSER)
-            .env("PGPASSWORD", &self.password)
-            .env("PGDATABASE", database)
-            .env("PGAPPNAME", "fulldress")
-            .recorded_in(&self.run);
+        let launch = self.pg_dump(database).args(["--schema-only"]);
         let output = launch.output(Duration::from_secs(120)).await?;
         if output.status.success() {
             Ok(without_tokens(&String::from_utf8_lossy(&output.stdout)))
@@ -360,6 +377,34 @@ impl Cluster {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             Err(MirrorError::new(format!("pg_dump failed: {}", last_line(&said)), ""))
         }
+    }
+
+    /// Appends schema and rows of a database to a file, as SQL for psql; roles are not in it.
+    ///
+    /// # Errors
+    /// When `pg_dump` fails.
+    pub async fn dump_into(&self, database: &str, file: &Path) -> Result<(), MirrorError> {
+        let mut launch = self.pg_dump(database);
+        launch.stdout = Sink::File(file.to_owned());
+        let output = crate::process::run_to_end(launch, DUMP_LIMIT).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let what = format!("pg_dump failed: {}", last_line(&said));
+        Err(MirrorError { hint: super::disk_hint(&said), ..MirrorError::new(what, "") })
+    }
+
+    fn pg_dump(&self, database: &str) -> Launch {
+        Launch::new(self.programs.folder.join("pg_dump"))
+            .args(["--exclude-schema=fulldress", "--no-password"])
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", SUPERUSER)
+            .env("PGPASSWORD", &self.password)
+            .env("PGDATABASE", database)
+            .env("PGAPPNAME", "fulldress")
+            .recorded_in(&self.run)
     }
 
     /// Loads a dump of `pg_dump`, plain or not; what the programs say goes to `log`.

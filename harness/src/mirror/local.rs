@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use fulldress_reports::evidence::FaultKind;
 use fulldress_workloads::clock::Clock;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
@@ -55,6 +56,8 @@ pub struct LocalMirror {
     logs: PathBuf,
     /// Script hosts made so far.
     hosts: AtomicU8,
+    /// Whether its data was copied from another mirror, and is nobody's once it is stopped.
+    is_clone: bool,
 }
 
 impl LocalMirror {
@@ -138,6 +141,7 @@ impl LocalMirror {
             server,
             logs: logs.to_owned(),
             hosts: AtomicU8::new(0),
+            is_clone: false,
         };
         Ok(mirror)
     }
@@ -232,7 +236,18 @@ impl Mirror for LocalMirror {
             package_password: self.package_password.clone(),
             logs,
             hosts: AtomicU8::new(0),
+            is_clone: true,
         }))
+    }
+
+    async fn crash(&self) -> Result<(), MirrorError> {
+        let mut cluster = self.cluster.lock().await;
+        cluster.crash().await;
+        cluster.start().await
+    }
+
+    fn can_suffer(&self, _fault: FaultKind) -> bool {
+        true
     }
 
     async fn script_host(&self, parts: HostParts<'_>) -> Result<Box<dyn ScriptHost>, MirrorError> {
@@ -258,7 +273,12 @@ impl Mirror for LocalMirror {
 
     async fn stop(&self) {
         self.services.stop_all().await;
-        self.cluster.lock().await.stop().await;
+        let mut cluster = self.cluster.lock().await;
+        cluster.stop().await;
+        if self.is_clone {
+            // A matrix makes many of them. What cannot be removed now goes with the run folder.
+            let _ = cluster.remove();
+        }
     }
 }
 

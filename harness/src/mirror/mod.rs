@@ -10,11 +10,13 @@ pub mod dataset;
 pub mod local;
 pub mod processes;
 pub mod services;
+pub mod versions;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use fulldress_reports::evidence::FaultKind;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
@@ -89,6 +91,19 @@ pub trait Mirror: Send + Sync + 'static {
     /// # Errors
     /// When it does not come up.
     async fn clone_from_snapshot(&self, name: &str, hosts: &[&str]) -> Result<Arc<dyn Mirror>, MirrorError>;
+
+    /// Lets the database server crash and recover.
+    ///
+    /// # Errors
+    /// When it does not come back, or this kind of mirror cannot do it.
+    async fn crash(&self) -> Result<(), MirrorError> {
+        Err(MirrorError::new("this mirror cannot let its database crash", ""))
+    }
+
+    /// Whether a step's session can be struck so: what needs no more than the server's help always can.
+    fn can_suffer(&self, fault: FaultKind) -> bool {
+        matches!(fault, FaultKind::Fails | FaultKind::LockTimeout | FaultKind::BackendTerminated)
+    }
 
     /// Where the package's scripts and SQL files run.
     ///

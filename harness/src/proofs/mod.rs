@@ -2,6 +2,7 @@
 //!
 //! Each proof takes a state before and a state after and names the differences; the conductor decides when.
 
+pub mod compat;
 pub mod data;
 pub mod dependents;
 pub mod ledger;

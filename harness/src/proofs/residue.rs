@@ -63,7 +63,8 @@ impl Snapshot {
     }
 }
 
-fn differences(kind: &str, before: &State, after: &State) -> Vec<Difference> {
+/// Differences between two states of one kind of thing.
+pub(crate) fn differences(kind: &str, before: &State, after: &State) -> Vec<Difference> {
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     names
         .into_iter()

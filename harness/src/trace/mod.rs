@@ -7,7 +7,7 @@
 mod companions;
 mod observer;
 mod run;
-mod script;
+pub(crate) mod script;
 mod stops;
 
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ const DEATH_PAUSE: Duration = Duration::from_millis(20);
 const DATABASE: &str = "fulldress_trace";
 const COPY: &str = "fulldress_trace_copy";
 /// Owner of everything, and the role that loads the setups.
-const OWNER: &str = "fulldress_owner";
-const SETUP: &str = "fulldress_setup";
+pub(crate) const OWNER: &str = "fulldress_owner";
+pub(crate) const SETUP: &str = "fulldress_setup";
 const ALONE: &str = "fulldress_trace_alone";
 
 /// A script as it was read.
@@ -278,7 +278,7 @@ impl Ground<'_> {
 }
 
 /// Gives what the setups made to the migrator, and makes that a member of the roles that they made.
-async fn hand_over(database: &PgConnectOptions) -> Result<(), sqlx::Error> {
+pub(crate) async fn hand_over(database: &PgConnectOptions) -> Result<(), sqlx::Error> {
     let mut connection = database.clone().connect().await?;
     let reassign = format!("REASSIGN OWNED BY {SETUP} TO {OWNER}");
     connection.execute(sqlx::AssertSqlSafe(reassign)).await?;
@@ -439,7 +439,7 @@ async fn on_given(
 }
 
 /// Has psql run a setup, since a dump has commands and rows that only psql understands.
-async fn load(
+pub(crate) async fn load(
     setup: &Source,
     options: &PgConnectOptions,
     password: Option<&str>,

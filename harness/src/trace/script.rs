@@ -8,29 +8,29 @@ use crate::recorder::statement::first_words;
 
 /// A statement of a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Statement {
+pub(crate) struct Statement {
     /// Line of its first word, counted from 1.
-    pub(super) line: u32,
+    pub(crate) line: u32,
     /// From the first word to the last, without comments before and the semicolon behind.
-    pub(super) sql: String,
-    pub(super) class: Class,
+    pub(crate) sql: String,
+    pub(crate) class: Class,
 }
 
 impl Statement {
     /// Whether this is its first word.
-    pub(super) fn is(&self, word: &str) -> bool {
+    pub(crate) fn is(&self, word: &str) -> bool {
         self.words(1).first().is_some_and(|first| first == word)
     }
 
     /// Its first words in capitals.
-    pub(super) fn words(&self, count: usize) -> Vec<String> {
+    pub(crate) fn words(&self, count: usize) -> Vec<String> {
         first_words(&self.sql, count)
     }
 }
 
 /// What a statement does to the transaction that it stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
+pub(crate) enum Class {
     /// Opens a transaction.
     Begin,
     /// Ends one.
@@ -60,7 +60,7 @@ pub struct ScriptError {
 }
 
 /// Takes a script apart.
-pub(super) fn read(text: &str) -> Result<Vec<Statement>, ScriptError> {
+pub(crate) fn read(text: &str) -> Result<Vec<Statement>, ScriptError> {
     let mut statements = Vec::new();
     for part in split(text) {
         let mut shown = tokens(part).filter(|(token, _)| !matches!(token, Token::Comment | Token::Space));
@@ -133,7 +133,7 @@ fn reindexes_many(words: &[&str]) -> bool {
 
 /// How a migrator would wrap them: one transaction, unless the file manages its own or has a statement that PostgreSQL
 /// refuses inside one.
-pub(super) fn transactions(statements: &[Statement], autocommit: bool) -> Transactions {
+pub(crate) fn transactions(statements: &[Statement], autocommit: bool) -> Transactions {
     let has = |class| statements.iter().any(|statement| statement.class == class);
     if has(Class::Begin) {
         Transactions::Own

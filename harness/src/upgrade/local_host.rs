@@ -125,6 +125,12 @@ impl ScriptHost for LocalHost {
         })
     }
 
+    fn cut_connections(&self) {
+        for relay in self.relays.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            relay.cut();
+        }
+    }
+
     async fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
         match std::fs::read(self.path(path)) {
             Ok(content) => Ok(Some(content)),

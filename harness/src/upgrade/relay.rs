@@ -15,6 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::process::{run_in_foreground, shell_code};
@@ -84,6 +85,7 @@ pub struct Relay {
     path: PathBuf,
     target: Target,
     counters: Arc<Counters>,
+    cut: Arc<Notify>,
     accepting: JoinHandle<()>,
 }
 
@@ -108,8 +110,10 @@ impl Relay {
     fn start(path: PathBuf, target: Target, source: Option<IpAddr>) -> Result<Self, RelayError> {
         let listener = listen(&path)?;
         let counters = Arc::new(Counters::default());
-        let accepting = tokio::spawn(accept(listener, target.clone(), source, Arc::clone(&counters)));
-        Ok(Self { path, target, counters, accepting })
+        let cut = Arc::new(Notify::new());
+        let accepting =
+            tokio::spawn(accept(listener, target.clone(), source, Arc::clone(&counters), Arc::clone(&cut)));
+        Ok(Self { path, target, counters, cut, accepting })
     }
 
     /// The socket.
@@ -140,6 +144,11 @@ impl Relay {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.counters.refused.load(Ordering::Relaxed)
+    }
+
+    /// Cuts every connection that is open, and goes on listening.
+    pub fn cut(&self) {
+        self.cut.notify_one();
     }
 
     /// Stops listening and cuts every connection; returns when they are cut.
@@ -179,7 +188,13 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, RelayError> {
 }
 
 /// Owns every connection, so that its end is theirs.
-async fn accept(listener: UnixListener, target: Target, source: Option<IpAddr>, counters: Arc<Counters>) {
+async fn accept(
+    listener: UnixListener,
+    target: Target,
+    source: Option<IpAddr>,
+    counters: Arc<Counters>,
+    cut: Arc<Notify>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -193,6 +208,7 @@ async fn accept(listener: UnixListener, target: Target, source: Option<IpAddr>, 
                 connections.spawn(pipe(inside, target.get(), source, Open::count(Arc::clone(&counters))));
             }
             Some(_) = connections.join_next() => {}
+            () = cut.notified() => connections.shutdown().await,
         }
     }
 }

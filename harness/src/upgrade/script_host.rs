@@ -57,6 +57,10 @@ pub trait ScriptHost: Send + Sync + 'static {
     /// When the host cannot be read.
     async fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String>;
 
+    /// Cuts the connections that programs have to the database and to services; new ones can be made. Does nothing where
+    /// [`crate::mirror::Mirror::can_suffer`] says that this cannot be.
+    fn cut_connections(&self) {}
+
     /// Replaces the content of a file; its owner and mode stay.
     ///
     /// # Errors

@@ -175,6 +175,19 @@ impl StepRunner {
         }
     }
 
+    /// A file of the host; none when there is no such file.
+    ///
+    /// # Errors
+    /// When the host cannot be read; one sentence.
+    pub async fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
+        self.host.read(path).await
+    }
+
+    /// Cuts the connections that the package's programs have now.
+    pub fn cut_connections(&self) {
+        self.host.cut_connections();
+    }
+
     /// Cuts the package's connections and stops listening.
     pub async fn stop(&self) {
         self.host.stop().await;

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::judge;
 use crate::check::{CHECKS, CheckId, CheckSetting, Outcome};
-use crate::evidence::{DoubleRunOutcome, Evidence, Interruption, Limits, Refusal, WriteFate};
+use crate::evidence::{
+    BrokenStatement, CompatEvidence, DoubleRunOutcome, Evidence, FaultEvidence, FaultOutcome, Interruption,
+    Limits, Refusal, SchemaState, WriteFate,
+};
 use crate::finding::Waiver;
 use crate::lock::{Bounds, LockLeftover, LockMode};
 use crate::phase::Phase;
@@ -131,6 +134,26 @@ fn firing_after(id: CheckId) -> (Change, Outcome) {
         CheckId::RollReapply => {
             (|e| e.reapply.as_mut().unwrap().failed.push("020-migrate failed again.".into()), Fail)
         }
+        CheckId::RollFault => (
+            |e| {
+                let cell = &mut e.faults.as_mut().unwrap().cells[0];
+                cell.outcome = FaultOutcome::Stuck;
+                cell.why = vec!["step 020-migrate: exit code 3".into()];
+            },
+            Fail,
+        ),
+        CheckId::RollCompat => (
+            |e| {
+                let broken = BrokenStatement {
+                    sql: "SELECT note FROM orders WHERE id = $1".into(),
+                    state: SchemaState::Upgraded,
+                    sqlstate: "42703".into(),
+                    message: "column \"note\" does not exist".into(),
+                };
+                e.compat.as_mut().unwrap().broken.push(broken);
+            },
+            Fail,
+        ),
         CheckId::EvidDriver => (|e| traffic(e).driver.dropped = 1, Unmeasured),
         CheckId::EvidRecorder => {
             (|e| e.locks.as_mut().unwrap().trust.gaps[1].time_us = 4_100_000, Unmeasured)
@@ -456,6 +479,52 @@ fn waivers_accept_until_they_expire_or_are_exceeded() {
         assert_eq!((outcome, accepted), (Fail, 0));
         assert!(evidence.contains(sentence), "{evidence}");
     }
+}
+
+#[test]
+fn faults_that_were_not_tried_are_no_pass() {
+    let cases: [(Change, &str); 3] = [
+        (|e| e.faults = None, "no fault was tried inside the upgrade"),
+        (|e| faults(e).cells.clear(), "no fault was tried: 35 of 36 faults"),
+        (|e| *faults(e) = FaultEvidence::default(), "the package has no step that a fault could strike"),
+    ];
+    for (change, missing) in cases {
+        let mut evidence = sample::safe();
+        change(&mut evidence);
+        let judgement = judge(&evidence, TODAY);
+        let check = &judgement.checks[CheckId::RollFault as usize];
+        assert_eq!(check.outcome, Inconclusive);
+        assert!(check.evidence.starts_with(missing), "{}", check.evidence);
+    }
+}
+
+fn faults(evidence: &mut Evidence) -> &mut FaultEvidence {
+    evidence.faults.as_mut().unwrap()
+}
+
+#[test]
+fn statements_that_were_not_tried_are_no_pass() {
+    let cases: [(Change, &str); 4] = [
+        (|e| e.compat = None, "no statement of the clients was tried on the upgraded schema"),
+        (|e| compat(e).statements = 0, "no statement of the clients was seen before the upgrade"),
+        (
+            |e| compat(e).tried = vec![SchemaState::Upgraded],
+            "the statements were not tried after the rollback",
+        ),
+        (|e| compat(e).tried.clear(), "the statements were not tried on the upgraded schema"),
+    ];
+    for (change, missing) in cases {
+        let mut evidence = sample::safe();
+        change(&mut evidence);
+        let judgement = judge(&evidence, TODAY);
+        let check = &judgement.checks[CheckId::RollCompat as usize];
+        assert_eq!(check.outcome, Inconclusive);
+        assert!(check.evidence.starts_with(missing), "{}", check.evidence);
+    }
+}
+
+fn compat(evidence: &mut Evidence) -> &mut CompatEvidence {
+    evidence.compat.as_mut().unwrap()
 }
 
 #[test]

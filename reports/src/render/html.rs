@@ -1,6 +1,7 @@
 //! `report.html`: one offline file without a script. First the verdict, the gates and one chart; then, in the
 //! order in which a reader asks, what was found, what was measured, and how far it can be trusted.
 
+mod faults;
 mod sections;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};

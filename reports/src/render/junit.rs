@@ -4,6 +4,7 @@ use quick_junit::{NonSuccessKind, Report as JunitReport, TestCase, TestCaseStatu
 
 use crate::check::{Check, Outcome};
 use crate::report::Report;
+use crate::roundtrip::{Migration, Requirement, RoundTrip, Verdict};
 
 use super::{RenderError, Renderer, limit, observed};
 
@@ -34,6 +35,48 @@ impl Renderer for Junit {
             .map_err(|error| RenderError { file: self.name(), reason: error.to_string() })?;
         Ok(text.into_bytes())
     }
+}
+
+/// A round trip as one suite: one test case a migration.
+///
+/// # Errors
+/// When the encoder refuses a value.
+pub fn round_trip(trip: &RoundTrip) -> Result<String, quick_junit::SerializeError> {
+    let mut suite = TestSuite::new(trip.folder.clone());
+    for migration in &trip.migrations {
+        suite.add_test_case(migrated(migration, &migration.unmet(&trip.required)));
+    }
+    let mut document = JunitReport::new("fulldress roundtrip");
+    document.add_test_suite(suite);
+    document.to_string()
+}
+
+fn migrated(migration: &Migration, unmet: &[Requirement]) -> TestCase {
+    // What nobody requires never turns a job red; what was not tried is not painted green.
+    let untried = [Verdict::UpFailed, Verdict::EmptyDown, Verdict::NoDown].contains(&migration.verdict);
+    let mut status = match (unmet.is_empty(), untried) {
+        (true, true) => TestCaseStatus::skipped(),
+        (true, false) => TestCaseStatus::success(),
+        (false, _) => TestCaseStatus::non_success(NonSuccessKind::Failure),
+    };
+    if !unmet.is_empty() || untried {
+        status.set_message(format!("{}: {}", migration.place, migration.sentence()));
+        status.set_type(migration.verdict.name());
+    }
+    let mut case = TestCase::new(migration.id.clone(), status);
+    case.set_classname("fulldress.roundtrip");
+    case.set_time(std::time::Duration::from_millis(migration.took_ms));
+    case.extra.insert("file".into(), migration.place.file.clone().into());
+    case.extra.insert("line".into(), migration.place.line.to_string().into());
+    let differences: Vec<String> = migration
+        .differences
+        .iter()
+        .map(|one| format!("{}: {} {}", migration.place, one.kind, one.object))
+        .collect();
+    if !differences.is_empty() {
+        case.set_system_out(differences.join("\n"));
+    }
+    case
 }
 
 /// The part of the id before its first hyphen.

@@ -6,12 +6,17 @@ use crate::check::{CHECKS, CheckRecord};
 use crate::finding::{Finding, Place};
 use crate::hazard;
 use crate::report::Report;
+use crate::roundtrip::{RoundTrip, VERDICTS, Verdict};
 use crate::trace::Trace;
 
 use super::{RenderError, Renderer};
 
 /// Where findings without a place of their own are shown: code hosts drop results without a file.
 const FALLBACK_FILE: &str = "manifest.toml";
+/// The rule of a migration that came back exactly and could not be applied again.
+const AGAIN: &str = "reapply";
+/// Objects that a result names.
+const OBJECTS_MAX: usize = 5;
 
 /// Writes `findings.sarif`.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +77,53 @@ pub fn hazards(trace: &Trace, fulldress: &str) -> Result<Vec<u8>, serde_json::Er
         }
     }
     document(fulldress, rules.collect(), results, json!({ "serverVersion": trace.server_version }))
+}
+
+/// The migrations of a round trip that do not meet what is required, as code annotations: a result a migration, where
+/// somebody should look first.
+///
+/// # Errors
+/// When a value has no JSON form; none of the round trip's types has such a value.
+pub fn round_trip(trip: &RoundTrip, fulldress: &str) -> Result<Vec<u8>, serde_json::Error> {
+    let rules = VERDICTS.iter().filter(|record| record.verdict != Verdict::Exact).map(|record| {
+        json!({
+            "id": record.name,
+            "shortDescription": { "text": record.meaning },
+            "fullDescription": { "text": record.meaning },
+            "help": { "text": record.remedy },
+            "defaultConfiguration": { "level": "error" },
+        })
+    });
+    let again = json!({
+        "id": AGAIN,
+        "shortDescription": { "text": "After the way back the migration does not apply again as it did." },
+        "fullDescription": { "text": "After the way back the migration does not apply again as it did." },
+        "help": { "text": "Let the way back undo everything that the way up makes." },
+        "defaultConfiguration": { "level": "error" },
+    });
+    let results = trip.failed().map(|(migration, _)| {
+        let rule = if migration.verdict == Verdict::Exact { AGAIN } else { migration.verdict.name() };
+        let objects = migration.differences.iter().map(|one| one.object.as_str());
+        let objects: Vec<&str> = objects.take(OBJECTS_MAX).collect();
+        let named = if objects.is_empty() { String::new() } else { format!(" ({})", objects.join(", ")) };
+        json!({
+            "ruleId": rule,
+            "level": "error",
+            "message": {
+                "text": format!("{}{named}. {}", migration.sentence(), migration.verdict.record().remedy),
+            },
+            "locations": [{
+                "physicalLocation": {
+                    "artifactLocation": { "uri": uri(&migration.place.file) },
+                    "region": { "startLine": migration.place.line.max(1) },
+                },
+                "logicalLocations": [{ "fullyQualifiedName": migration.id }],
+            }],
+            "partialFingerprints": { "fulldressRoundTrip/v1": format!("{rule}|{}", migration.id) },
+        })
+    });
+    let rules = rules.chain([again]).collect();
+    document(fulldress, rules, results.collect(), json!({ "serverVersion": trip.server_version }))
 }
 
 fn document(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fulldress_reports::event::Happening;
-use fulldress_reports::evidence::{RollbackEvidence, StepKind, StepRun};
+use fulldress_reports::evidence::{RollbackEvidence, SchemaState, StepKind, StepRun};
 use fulldress_reports::phase::Phase;
 
 use super::{Play, SNAPSHOT};
@@ -11,6 +11,7 @@ use crate::fingerprint::SchemaFingerprint;
 use crate::mirror::{Mirror, MirrorError};
 use crate::package::manifest::{OnFailure, RollbackMethod};
 use crate::plan::{RollbackMethod as PlannedMethod, ServiceRole};
+use crate::proofs::compat::Statements;
 use crate::upgrade::steps::StepRunner;
 
 impl Play {
@@ -19,6 +20,7 @@ impl Play {
         &mut self,
         mirror: &Arc<dyn Mirror>,
         runner: &Arc<StepRunner>,
+        statements: &mut Statements,
     ) -> Result<SchemaFingerprint, MirrorError> {
         self.enter(Phase::Upgrade).await;
         if self.rollback_method() == RollbackMethod::Restore {
@@ -29,6 +31,7 @@ impl Play {
         self.leftovers(Phase::Upgrade).await;
         self.enter(Phase::Soak).await;
         let upgraded = self.read_schema("upgraded").await?;
+        self.try_statements(statements, SchemaState::Upgraded).await?;
         if failed {
             self.events.notice("a step failed that asks for rollback: the soak phase was cut short");
         } else {
@@ -58,7 +61,7 @@ impl Play {
         self.events.tell(Happening::StepFinished(run));
     }
 
-    fn rollback_method(&self) -> RollbackMethod {
+    pub(super) fn rollback_method(&self) -> RollbackMethod {
         match self.plan.rollback.method {
             PlannedMethod::Declared => self.package.manifest.rollback,
             PlannedMethod::Down => RollbackMethod::Down,

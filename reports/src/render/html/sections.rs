@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::faults::faults;
 use crate::check::Outcome;
 use crate::evidence::{Difference, Evidence, WriteFate};
 use crate::figures::{count, cut, duration_us, thousands};
@@ -13,7 +14,7 @@ use crate::report::Report;
 use crate::traffic::{Model, RouteSummary};
 
 /// Rows of a table; the raw evidence in the bundle has all. Keeps the page below half a megabyte.
-const ROWS_MAX: usize = 200;
+pub(super) const ROWS_MAX: usize = 200;
 const FATES: [WriteFate; 6] = [
     WriteFate::Kept,
     WriteFate::Lost,
@@ -31,6 +32,7 @@ pub(super) fn all(report: &Report) -> Markup {
         (locks(evidence))
         (ledger(evidence))
         (differences(evidence))
+        (faults(evidence))
         (steps(evidence))
         (reach(report))
         (trust(evidence))
@@ -63,7 +65,7 @@ fn findings(report: &Report) -> Markup {
     }
 }
 
-fn cut_short(rows: usize) -> Markup {
+pub(super) fn cut_short(rows: usize) -> Markup {
     html! { @if rows > ROWS_MAX { p.how { (rows - ROWS_MAX) " more stand in report.json." } } }
 }
 

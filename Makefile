@@ -39,6 +39,9 @@ rehearsal: maybe-images ## Rehearse the storefront's upgrade; PACKAGE=safe (defa
 	@$(FULLDRESS) package build fixtures/packages/storefront-2.4-$(PACKAGE) --out target/packages/storefront-2.4-$(PACKAGE).zip
 	@$(IMAGES) $(FULLDRESS) run fixtures/storefront/rehearsal.toml --mirror $(MIRROR) --package target/packages/storefront-2.4-$(PACKAGE).zip $(ARGS)
 
+nightly: ## Rehearse the storefront with every step struck at every place; PACKAGE and MIRROR as for rehearsal
+	@$(MAKE) --no-print-directory rehearsal ARGS="--profile nightly $(ARGS)"
+
 # Programs, images and tests from one build.
 test: TARGETS = --all-targets
 test: maybe-images ## Run every test, the ones with real PostgreSQL included, and containers where an engine answers

@@ -91,7 +91,8 @@ fn part(kind: &str, sql: &str) -> String {
 
 /// Writes out what queries share:
 /// - `{acl KIND LIST OWNER}`: privileges, sorted; those that nobody ever granted are the server's default;
-/// - `{sorted LIST}`: options, sorted;
+/// - `{sorted LIST}`: sorted;
+/// - `{options LIST}`: the same without those that begin with `pg_`: newer minor versions number what they have written there;
 /// - `{masked LIST}`: the same without the values of secrets;
 /// - `{own CATALOG ID}`: true for what no extension brought.
 fn expanded(sql: &str) -> String {
@@ -117,6 +118,9 @@ fn written_out(shorthand: &str) -> String {
         ),
         ["sorted", list] => format!(
             "CASE WHEN {list} IS NOT NULL THEN (SELECT string_agg(x, ', ' ORDER BY x COLLATE \"C\") FROM unnest({list}) x) END"
+        ),
+        ["options", list] => format!(
+            "(SELECT string_agg(x, ', ' ORDER BY x COLLATE \"C\") FROM unnest({list}) x WHERE x NOT LIKE 'pg\\_%')"
         ),
         ["masked", list] => format!(
             "CASE WHEN {list} IS NOT NULL THEN (SELECT string_agg(y, ', ' ORDER BY y COLLATE \"C\") \

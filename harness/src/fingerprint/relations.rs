@@ -21,8 +21,8 @@ pub(super) const QUERIES: &[Query] = &[
             CASE WHEN i.pending THEN 'detach pending' END,
             'using ' || (SELECT quote_ident(m.amname) FROM pg_am m WHERE m.oid = r.relam),
             'tablespace ' || (SELECT quote_ident(s.spcname) FROM pg_tablespace s WHERE s.oid = r.reltablespace),
-            'options ' || {sorted r.reloptions},
-            'toast options ' || (SELECT {sorted t.reloptions} FROM pg_class t WHERE t.oid = r.reltoastrelid),
+            'options ' || {options r.reloptions},
+            'toast options ' || (SELECT {options t.reloptions} FROM pg_class t WHERE t.oid = r.reltoastrelid),
             CASE WHEN r.relrowsecurity THEN 'row security' END,
             CASE WHEN r.relforcerowsecurity THEN 'forced row security' END,
             'replica identity ' || CASE r.relreplident WHEN 'f' THEN 'full' WHEN 'n' THEN 'nothing' WHEN 'i' THEN 'index' END),
@@ -54,7 +54,7 @@ pub(super) const QUERIES: &[Query] = &[
             'storage ' || CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text END,
             'compression ' || nullif(a.attcompression, '')::text,
             'statistics ' || nullif(a.attstattarget, -1)::text,
-            'options ' || {sorted a.attoptions},
+            'options ' || {options a.attoptions},
             'foreign options ' || {masked a.attfdwoptions},
             CASE WHEN a.attinhcount > 0 AND NOT a.attislocal THEN 'inherited' WHEN a.attinhcount > 0 THEN 'inherited and own' END),
             r.key
@@ -66,7 +66,7 @@ pub(super) const QUERIES: &[Query] = &[
     query(
         "view",
         "view",
-        "SELECT r.name, concat_ws(' ', 'options ' || {sorted r.reloptions}, pg_get_viewdef(r.oid)), r.schema_key
+        "SELECT r.name, concat_ws(' ', 'options ' || {options r.reloptions}, pg_get_viewdef(r.oid)), r.schema_key
         FROM relation r WHERE r.relkind = 'v'",
     ),
     query(
@@ -75,8 +75,8 @@ pub(super) const QUERIES: &[Query] = &[
         "SELECT r.name, concat_ws(' ', CASE WHEN r.relispopulated THEN 'populated' ELSE 'not populated' END,
             'using ' || (SELECT quote_ident(m.amname) FROM pg_am m WHERE m.oid = r.relam),
             'tablespace ' || (SELECT quote_ident(s.spcname) FROM pg_tablespace s WHERE s.oid = r.reltablespace),
-            'options ' || {sorted r.reloptions},
-            'toast options ' || (SELECT {sorted t.reloptions} FROM pg_class t WHERE t.oid = r.reltoastrelid),
+            'options ' || {options r.reloptions},
+            'toast options ' || (SELECT {options t.reloptions} FROM pg_class t WHERE t.oid = r.reltoastrelid),
             pg_get_viewdef(r.oid)), r.schema_key
         FROM relation r WHERE r.relkind = 'm'",
     ),
@@ -89,7 +89,7 @@ pub(super) const QUERIES: &[Query] = &[
             'storage ' || CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text END,
             'compression ' || nullif(a.attcompression, '')::text,
             'statistics ' || nullif(a.attstattarget, -1)::text,
-            'options ' || {sorted a.attoptions}), r.key
+            'options ' || {options a.attoptions}), r.key
         FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE r.relkind IN ('v', 'm') AND a.attnum > 0 AND NOT a.attisdropped",

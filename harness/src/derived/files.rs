@@ -90,13 +90,16 @@ pub fn roles(others: &[String], password: &str) -> String {
     text
 }
 
+/// Letters of a migration's id in a step's: with the number before them they are what a manifest takes.
+const STEP_ID_MAX: usize = 60;
+
 /// Id of a step: lower-case letters, digits, dots and hyphens, and unique by its number.
 fn step_id(number: usize, step: &Step) -> String {
     let plain = |letter: char| {
         let letter = letter.to_ascii_lowercase();
         if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '-' }
     };
-    let id: String = step.id.chars().map(plain).take(80).collect();
+    let id: String = step.id.chars().map(plain).take(STEP_ID_MAX).collect();
     format!("{:03}-{}", number + 1, id.trim_matches(['-', '.']))
 }
 
@@ -182,8 +185,8 @@ fn plan_text(contents: &Contents<'_>) -> String {
          LOCK-TIMEOUT = {{ required = false }}\n\
          # Tools do not run the way back of a migration that failed.\n\
          ROLL-FAULT = {{ required = false }}\n\
-         # There is neither a flag store nor a registry of webhooks.\n\
-         ROLL-FLAG = {{ required = false }}\nROLL-WEBHOOK = {{ required = false }}\n{ledger}{untouched}",
+         # There is neither a flag store nor a registry of webhooks, and no other service.\n\
+         ROLL-FLAG = {{ required = false }}\nROLL-WEBHOOK = {{ required = false }}\nDEP-OUTAGE = {{ required = false }}\n{ledger}{untouched}",
         name = quoted(&contents.name),
         seed = contents.seed,
         limits = limits.join(", "),
@@ -199,4 +202,20 @@ fn plan_text(contents: &Contents<'_>) -> String {
             "# No client can name what it wrote: every key comes from a sequence.\nROLL-LEDGER = { required = false }\n"
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Step, step_id};
+
+    #[test]
+    fn a_long_id_still_fits_into_a_manifest() {
+        let step = |id: &str| Step { id: id.to_owned(), up: String::new(), down: None };
+        let id = step_id(
+            11,
+            &step("2026-06-15-141114-0000_Add tenant_user_app_and_device_profile_admin_and_more"),
+        );
+        assert!(id.len() <= 64 && id.starts_with("012-2026-06-15-141114-0000-add-tenant"), "{id}");
+        assert_eq!(step_id(0, &step("1")), "001-1");
+    }
 }

@@ -388,6 +388,16 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    /// All of them, in the order of reports.
+    pub const ALL: [Self; 6] = [
+        Self::Fails,
+        Self::MigratorKilled,
+        Self::BackendTerminated,
+        Self::LockTimeout,
+        Self::DatabaseRestarted,
+        Self::ConnectionCut,
+    ];
+
     /// The words of reports.
     #[must_use]
     pub const fn name(self) -> &'static str {

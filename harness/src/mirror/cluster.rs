@@ -396,8 +396,12 @@ impl Cluster {
     }
 
     fn pg_dump(&self, database: &str) -> Launch {
-        Launch::new(self.programs.folder.join("pg_dump"))
-            .args(["--exclude-schema=fulldress", "--no-password"])
+        self.client("pg_dump", database).args(["--exclude-schema=fulldress", "--no-password"])
+    }
+
+    /// A program that connects to a database as the superuser.
+    fn client(&self, name: &str, database: &str) -> Launch {
+        Launch::new(self.programs.folder.join(name))
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", SUPERUSER)
@@ -424,16 +428,7 @@ impl Cluster {
         } else {
             ("pg_restore", vec!["--exit-on-error", "--no-password", "--dbname", database])
         };
-        let mut launch = Launch::new(self.programs.folder.join(name))
-            .args(options)
-            .args([dump])
-            .env("PGHOST", "127.0.0.1")
-            .env("PGPORT", self.port.to_string())
-            .env("PGUSER", SUPERUSER)
-            .env("PGPASSWORD", &self.password)
-            .env("PGDATABASE", database)
-            .env("PGAPPNAME", "fulldress")
-            .recorded_in(&self.run);
+        let mut launch = self.client(name, database).args(options).args([dump]);
         launch.stdout = Sink::File(log.to_owned());
         launch.stderr = Sink::File(log.to_owned());
         let output = crate::process::run_to_end(launch, limit).await?;

@@ -61,14 +61,7 @@ impl std::fmt::Display for Place {
 /// The faults that can strike at a kind of place.
 pub(super) const fn faults_at(place: Place) -> &'static [FaultKind] {
     match place {
-        Place::Statement { .. } => &[
-            FaultKind::Fails,
-            FaultKind::MigratorKilled,
-            FaultKind::BackendTerminated,
-            FaultKind::LockTimeout,
-            FaultKind::DatabaseRestarted,
-            FaultKind::ConnectionCut,
-        ],
+        Place::Statement { .. } => &FaultKind::ALL,
         Place::Command { .. } => &[FaultKind::Fails, FaultKind::MigratorKilled],
     }
 }

@@ -8,14 +8,6 @@ use super::sections::{ROWS_MAX, cut_short};
 use crate::evidence::{Evidence, FaultCell, FaultKind, FaultOutcome, FaultWay};
 use crate::figures::{count, duration_us};
 
-const KINDS: [FaultKind; 6] = [
-    FaultKind::Fails,
-    FaultKind::MigratorKilled,
-    FaultKind::BackendTerminated,
-    FaultKind::LockTimeout,
-    FaultKind::DatabaseRestarted,
-    FaultKind::ConnectionCut,
-];
 const WAYS: [FaultWay; 2] = [FaultWay::Rollback, FaultWay::Resume];
 
 pub(super) fn faults(evidence: &Evidence) -> Markup {
@@ -43,15 +35,15 @@ pub(super) fn faults(evidence: &Evidence) -> Markup {
         @if !rows.is_empty() {
             div.scroll { table {
                 thead {
-                    tr { th { "step" } th { "struck" } @for kind in KINDS { th colspan="2" { (kind.name()) } } }
-                    tr { th {} th {} @for _ in KINDS { @for way in WAYS { th { (way.name()) } } } }
+                    tr { th { "step" } th { "struck" } @for kind in FaultKind::ALL { th colspan="2" { (kind.name()) } } }
+                    tr { th {} th {} @for _ in FaultKind::ALL { @for way in WAYS { th { (way.name()) } } } }
                 }
                 tbody {
                     @for ((_, place), cells) in rows.iter().take(ROWS_MAX) {
                         tr {
                             td { (cells.first().map_or("", |cell| cell.step.as_str())) }
                             td { (place) }
-                            @for kind in KINDS { @for way in WAYS { (outcome(cells, kind, way)) } }
+                            @for kind in FaultKind::ALL { @for way in WAYS { (outcome(cells, kind, way)) } }
                         }
                     }
                 }

@@ -1,0 +1,50 @@
+//! The way back, and what must be there again after it.
+
+use serde::Deserialize;
+
+/// The way back.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rollback {
+    /// Which way.
+    pub method: RollbackMethod,
+}
+
+/// Which way back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RollbackMethod {
+    /// As the package's manifest declares.
+    #[default]
+    Declared,
+    /// The package's own down steps.
+    Down,
+    /// The database snapshot from before the upgrade; the package's other down steps run too.
+    Restore,
+}
+
+/// Where effects of the upgrade could be left.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Residue {
+    /// URL of the flag store's list, in flagd's JSON form; `{url:SERVICE}` is replaced.
+    pub flags: Option<String>,
+    /// URL of the webhook registry's list: a JSON array, or an object that holds one.
+    pub webhooks: Option<String>,
+}
+
+/// Second witness of acknowledged writes.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ledger {
+    /// Query with one parameter `$1`, an array of keys: returns each key that is there, and how often.
+    pub witness: Option<String>,
+}
+
+/// Data that must come back.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// Tables that are written rarely by the application, schema-qualified: not compared.
+    pub ignore: Vec<String>,
+}

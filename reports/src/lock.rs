@@ -269,7 +269,7 @@ impl LockRecord {
 
 /// A statement of the package that was ended while it worked or waited for a lock, and was tried again.
 ///
-/// What a function or a DO block catches itself reaches no log and is not counted.
+/// What a function or a DO block catches itself reaches no log: it is counted as far as samples saw the statement wait again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatementRetries {
     /// Phase of the first attempt.
@@ -286,7 +286,11 @@ pub struct StatementRetries {
     pub deadlocked: u64,
     /// Attempts that were cancelled, by `statement_timeout` or by somebody (57014).
     pub cancelled: u64,
-    /// How many attempts followed one that had been ended so, in the same session or in another of the package.
+    /// Waits for a lock that a function or a DO block gave up and caught, and began again; from samples, so a lower bound.
+    #[serde(default)]
+    pub caught: u64,
+    /// How many attempts followed one that had been ended so, in the same session or in another of the package, or by the
+    /// statement itself.
     pub retries: u64,
     /// Whether the last attempt succeeded; absent where no log tells.
     pub succeeded: Option<bool>,

@@ -421,6 +421,7 @@ fn retried() -> StatementRetries {
         statement: "ALTER TABLE orders ADD COLUMN priority integer".into(),
         place: Some(place("scripts/020-migrate.sh", 12)),
         timed_out: 3,
+        caught: 0,
         deadlocked: 0,
         cancelled: 0,
         retries: 3,

@@ -10,7 +10,7 @@ use super::statements::{Statement, Undo};
 use super::timeline::Timeline;
 use crate::recorder::observation::{LockTarget, SessionId};
 use crate::recorder::sampler::{Sighting, is_ending};
-use crate::recorder::statement::{is_control, mentions, schema_change};
+use crate::recorder::statement::{first_words, is_control, mentions, schema_change};
 use crate::recorder::triggers::{NoteEvent, TriggerNote};
 
 /// A lock of the package before it becomes a record. Times are the server's, microseconds since 1970.
@@ -47,6 +47,12 @@ struct Holding {
     wait_since_us: Option<i64>,
     waiting_last_us: Option<i64>,
     waiting_gone_us: Option<i64>,
+    /// When the last of several waits began.
+    last_wait_since_us: Option<i64>,
+    /// How long those before it took, which ended without the lock and were caught.
+    vain_us: i64,
+    /// The last wait seen ended while the transaction went on.
+    waiting_gone_within_transaction: bool,
     sources: BTreeSet<LockSource>,
 }
 
@@ -66,9 +72,23 @@ impl Holding {
         self.granted_last_us = self.granted_last_us.max(later.granted_last_us);
         self.granted_last_high_us = self.granted_last_high_us.max(later.granted_last_high_us);
         self.wait_since_us = self.wait_since_us.or(later.wait_since_us);
+        if let Some(since_us) = later.last_wait_since_us {
+            if let Some(earlier_us) = self.last_wait_since_us.filter(|earlier_us| *earlier_us < since_us) {
+                self.vain_us +=
+                    (self.wait_ended_us().unwrap_or(earlier_us) - earlier_us).max(0) + later.vain_us;
+            }
+            self.last_wait_since_us = Some(since_us);
+            self.waiting_gone_within_transaction = later.waiting_gone_within_transaction;
+        }
         self.waiting_last_us = self.waiting_last_us.max(later.waiting_last_us);
         self.waiting_gone_us = later.waiting_gone_us.or(self.waiting_gone_us);
         self.sources.extend(later.sources);
+    }
+
+    /// The middle of when the last wait seen can have ended.
+    fn wait_ended_us(&self) -> Option<i64> {
+        let gone_us = self.waiting_gone_us?;
+        Some(self.waiting_last_us.map_or(gone_us, |last_us| i64::midpoint(last_us.min(gone_us), gone_us)))
     }
 
     /// When it was first seen, held or waited for.
@@ -226,6 +246,8 @@ fn sighted(sighting: &Sighting, looks: &[(i64, i64)]) -> Holding {
     let mut holding = Holding { sources: BTreeSet::from([LockSource::Sampler]), ..Holding::default() };
     if !sighting.granted {
         holding.wait_since_us = Some(sighting.wait_since_us.unwrap_or(sighting.first_us));
+        holding.last_wait_since_us = holding.wait_since_us;
+        holding.waiting_gone_within_transaction = sighting.gone_within_transaction;
         holding.waiting_last_us = Some(sighting.last_us);
         holding.waiting_gone_us = sighting.gone_us;
         return holding;
@@ -318,7 +340,14 @@ fn draft(
     }
     let (tx_low, tx_high) = timeline.transaction_end(vxid);
     let failed = running.and_then(|running| running.failed.as_deref());
-    let outcome = outcome(holding, failed);
+    let caught = running.filter(|_| holding.granted_first_us.is_none()).is_some_and(|running| {
+        holding.waiting_gone_within_transaction && running.failed.is_none() && may_catch(&running.text)
+    });
+    let outcome = match timeline.lock_timeout_ms(holding.waiting_last_us.unwrap_or(start_us)) {
+        Some(0) if caught => LockOutcome::Deadlocked,
+        _ if caught => LockOutcome::TimedOut,
+        _ => outcome(holding, failed),
+    };
     let (mut low, mut high) = if holding.gone_within_transaction {
         (holding.granted_last_us, holding.gone_us.unwrap_or(end_us))
     } else {
@@ -328,7 +357,8 @@ fn draft(
     if outcome != LockOutcome::Granted {
         // Given up, never held.
         let failed_us = running.and_then(|running| running.end).map(|end| end.1);
-        let given_up = failed_us.or(holding.waiting_gone_us).or(tx_high).unwrap_or(end_us);
+        let caught_us = holding.wait_ended_us().filter(|_| caught);
+        let given_up = caught_us.or(failed_us).or(holding.waiting_gone_us).or(tx_high).unwrap_or(end_us);
         (low, high, acquired_low, acquired_high) = (given_up, given_up, given_up, given_up);
     } else if holding.granted_first_us.is_none() {
         // Seen waiting, then its statement succeeded: granted and let go between two samples.
@@ -336,7 +366,7 @@ fn draft(
         low = acquired_low;
     }
     let acquired_low = acquired_low.min(acquired_high);
-    let wait_us = match (logged_wait, since_us) {
+    let wait_us = match (logged_wait, holding.last_wait_since_us) {
         (Some((_, after_us)), _) => after_us,
         (None, Some(since)) => i64::midpoint(acquired_low, acquired_high) - since,
         (None, None) => 0,
@@ -351,11 +381,17 @@ fn draft(
         requested_us: since_us.unwrap_or(acquired_low).min(acquired_low),
         acquired: (acquired_low, acquired_high),
         released: (low.min(high), high),
-        wait_us: wait_us.max(0),
+        wait_us: wait_us.max(0) + holding.vain_us,
         outcome,
         rewritten: was_rewritten(timeline, statement, oid),
         sources,
     }
+}
+
+/// Whether a statement can go on after an error inside it: it runs somebody's procedural code.
+fn may_catch(text: &str) -> bool {
+    let first = first_words(text, 1);
+    matches!(first.first().map(String::as_str), Some("DO" | "CALL" | "SELECT" | "WITH" | "EXECUTE"))
 }
 
 fn outcome(holding: &Holding, failed: Option<&str>) -> LockOutcome {

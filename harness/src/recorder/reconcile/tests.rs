@@ -190,6 +190,66 @@ fn a_statement_is_tried_again_where_it_follows_a_failure_in_any_session_of_the_p
     assert_eq!(told.succeeded, Some(true));
 }
 
+/// A wait of the package that samples saw, and that ended while its transaction went on.
+fn in_vain(target: LockTarget, from_ms: i64, to_ms: i64) -> Sighting {
+    let mut wait = held(20_001, LockMode::AccessExclusiveLock, from_ms + 2, to_ms - 2);
+    wait.target = target;
+    wait.granted = false;
+    wait.wait_since_us = Some(ms(from_ms));
+    wait.gone_us = Some(ms(to_ms));
+    wait.gone_within_transaction = true;
+    wait
+}
+
+#[test]
+fn waits_of_one_statement_for_the_same_lock_were_caught_where_it_did_not_have_the_lock_in_between() {
+    let block = "DO $$ BEGIN PERFORM again(); END $$";
+    let events = [statement(1, 1, 90, "3/1", block), duration(1, 2, 900, None)];
+    let (a, b) = (LockTarget::Relation(20_001), LockTarget::Relation(20_002));
+    let caught = |sightings: Vec<Sighting>| {
+        let found = joined(&events, sightings).evidence;
+        found.retries.first().map_or(0, |told| {
+            assert_eq!((told.statement.as_str(), told.retries), (block, told.caught));
+            told.caught
+        })
+    };
+    let wait = |from_ms: i64| in_vain(a.clone(), from_ms, from_ms + 60);
+    assert_eq!(caught(vec![wait(100), wait(200), wait(300)]), 2);
+    assert_eq!(caught(vec![wait(100), in_vain(b, 200, 260)]), 0);
+    // Its procedure commits in between.
+    let mut next = wait(200);
+    next.vxid = "3/2".into();
+    assert_eq!(caught(vec![wait(100), next]), 0);
+    // It had the lock, and lost it with something else that it caught.
+    let had = held(20_001, LockMode::AccessExclusiveLock, 165, 170);
+    assert_eq!(caught(vec![wait(100), had, wait(200)]), 0);
+    // For a row it waits in the row's queue first, then for who has it.
+    let row = |from_ms: i64| {
+        [
+            in_vain(LockTarget::Tuple(20_001), from_ms, from_ms + 20),
+            in_vain(LockTarget::Transaction(7), from_ms + 20, from_ms + 60),
+        ]
+    };
+    assert_eq!(caught([row(100), row(200)].concat()), 1);
+}
+
+#[test]
+fn the_waits_of_a_block_that_has_the_lock_at_last_are_added_up() {
+    let events = [statement(1, 1, 90, "3/1", "DO $$ BEGIN END $$"), duration(1, 2, 500, None)];
+    let wait = |from_ms: i64, to_ms: i64| in_vain(LockTarget::Relation(20_001), from_ms, to_ms);
+    let had = held(20_001, LockMode::AccessExclusiveLock, 342, 480);
+    let found = joined(&events, vec![wait(100, 160), wait(200, 260), wait(300, 340), had]).evidence;
+    let [record] = &found.records[..] else { panic!("{found:#?}") };
+    assert_eq!(record.outcome, LockOutcome::Granted);
+    // Twice from its begin to between the last look at it and the first without it, and then until it had the lock.
+    assert!((157_000..=160_000).contains(&record.wait_us), "{record:#?}");
+    // Where it never has the lock, it holds nothing, though its statement succeeds.
+    let found = joined(&events, vec![wait(100, 160), wait(200, 260)]).evidence;
+    let [record] = &found.records[..] else { panic!("{found:#?}") };
+    assert_eq!((record.outcome, record.hold.high_us), (LockOutcome::TimedOut, 0));
+    assert!((116_000..=120_000).contains(&record.wait_us), "{record:#?}");
+}
+
 #[test]
 fn each_wait_counts_once_and_rows_are_followed_to_the_package() {
     let (mut events, sightings) = two_locks();

@@ -142,6 +142,12 @@ impl Row {
         !self.who.package && self.granted == Some(true)
     }
 
+    /// Whether it is another wait than the one that was seen last, for the same lock.
+    pub(super) fn waits_anew(&self, last: &Sighting) -> bool {
+        let since_us = self.wait_since_us.filter(|_| self.granted == Some(false));
+        since_us.zip(last.wait_since_us).is_some_and(|(since_us, last_us)| since_us > last_us)
+    }
+
     pub(super) fn target(&self) -> Option<LockTarget> {
         match self.locktype.as_deref()? {
             "relation" => self.relation.map(LockTarget::Relation),

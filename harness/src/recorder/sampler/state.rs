@@ -186,7 +186,8 @@ impl State {
     fn is_questionable(&self, row: &Row, identity: &PackageIdentity, text_due: bool) -> bool {
         let Some(who) = self.who.get(&row.pid) else { return text_due || self.is_stranger(row) };
         let Some(target) = row.target() else { return false };
-        if self.open.contains_key(&row.key(&target)) {
+        let open = self.open.get(&row.key(&target));
+        if open.is_some_and(|at| !row.waits_anew(&self.log.sightings[*at])) {
             return false;
         }
         let logged = who.role.as_ref().is_some_and(|role| identity.roles.contains(role));
@@ -267,7 +268,15 @@ impl State {
             }
             transactions.insert((session, key.vxid.clone()));
             let glanced = row.who.package || row.waits_for_relation();
-            if let Some(index) = self.open.get(&key).copied() {
+            let open = self.open.get(&key).copied();
+            let ended = open.filter(|at| depth.begins(glanced) && row.waits_anew(&self.log.sightings[*at]));
+            if let Some(ended) = ended {
+                // The server told of no failure: a block that caught it asks again at once.
+                let sighting = &mut self.log.sightings[ended];
+                sighting.gone_us = row.wait_since_us;
+                sighting.gone_within_transaction = true;
+            }
+            if let Some(index) = open.filter(|_| ended.is_none()) {
                 self.see_again(index, row, (depth != Depth::Beside || !glanced).then_some(low_us));
                 seen.insert(key, index);
             } else if !depth.begins(glanced) {

@@ -246,8 +246,8 @@ fn retries(retries: &[StatementRetries]) -> Markup {
         h3 { "Statements that were tried again" }
         div.scroll { table {
             thead { tr {
-                th { "statement" } th.n { "lock_timeout" } th.n { "deadlock" } th.n { "cancelled" } th.n { "tried again" }
-                th { "at last" }
+                th { "statement" } th.n { "lock_timeout" } th.n { "deadlock" } th.n { "cancelled" } th.n { "caught" }
+                th.n { "tried again" } th { "at last" }
             } }
             tbody { @for one in retries.iter().take(ROWS_MAX) {
                 tr {
@@ -257,7 +257,7 @@ fn retries(retries: &[StatementRetries]) -> Markup {
                         @if let Some(place) = &one.place { (place) " in " }
                         (one.phase)
                     }
-                    @for number in [one.timed_out, one.deadlocked, one.cancelled, one.retries] {
+                    @for number in [one.timed_out, one.deadlocked, one.cancelled, one.caught, one.retries] {
                         td.n { (thousands(number)) }
                     }
                     td { (match one.succeeded { Some(true) => "succeeded", Some(false) => "failed", None => "unknown" }) }

@@ -124,3 +124,27 @@ fn a_loss_asks_for_a_full_look_and_its_glances_are_not_taken() {
     assert_eq!((state.log.taken, state.log.losses.len()), (1, 1));
     assert!(state.wants_full(SLOW_US));
 }
+
+#[test]
+fn a_wait_that_begins_anew_between_two_looks_is_another_one() {
+    let mut state = acquainted();
+    let waiting = |since_us: i64| {
+        let mut row = told(PACKAGE, "AccessExclusiveLock");
+        let wait = json!({ "granted": false, "wait_since_us": since_us });
+        row.as_object_mut().unwrap().extend(wait.as_object().unwrap().clone());
+        row
+    };
+    let others = vec![CLIENT.cast_signed()];
+    state.full(look(2_500, 2_600, &[waiting(2_400)]), others.clone());
+    state.asked(2_600);
+    glance(&mut state, 5_000, 5_100, &[waiting(2_400)]);
+    assert_eq!((state.log.sightings.len(), state.wants_full(5_100)), (1, false));
+    glance(&mut state, 7_500, 7_600, &[waiting(7_000)]);
+    let [first, second] = &state.log.sightings[..] else { panic!("{:#?}", state.log) };
+    assert_eq!((times(first), first.gone_within_transaction), ((2_600, 5_000, Some(7_000)), true));
+    assert_eq!((times(second), second.wait_since_us), ((7_600, 7_500, None), Some(7_000)));
+    // What a look from before tells changes nothing.
+    state.full(look(5_050, 7_650, &[waiting(2_400)]), others);
+    assert_eq!(state.log.sightings.len(), 2);
+    assert_eq!(state.log.sightings[1].wait_since_us, Some(7_000));
+}

@@ -21,7 +21,7 @@ use engine_proxy::EngineProxy;
 use fulldress_reports::check::{CheckId, Outcome};
 use fulldress_reports::event::Happening;
 use fulldress_reports::finding::Finding;
-use fulldress_reports::lock::{LockMode, LockRecord};
+use fulldress_reports::lock::{LockMode, LockRecord, PackageSession};
 use fulldress_reports::phase::Phase;
 use program::{Ended, fulldress, package, program, report};
 use regex::Regex;
@@ -368,22 +368,48 @@ fn psql_in_a_script_gives_the_lock_findings_of_the_same_sql_in_a_step() {
         let report = stage.report();
         assert!(report.evidence.interrupted.is_none());
         let locks = report.findings.iter().filter(|finding| finding.check.name().starts_with("LOCK-"));
-        let known = |finding: &Finding| (finding.check, finding.object.clone(), finding.place.clone());
+        let known = |finding: &Finding| {
+            (finding.check, finding.object.clone(), finding.place.clone(), finding.remedy.clone())
+        };
+        let evidence = report.evidence.locks.unwrap();
+        let of_upgrade =
+            |session: &&PackageSession| session.phase == Phase::Upgrade && session.schema_changes > 0;
+        let session = |session: &PackageSession| PackageSession { pid: 0, ..session.clone() };
+        let sessions: Vec<_> = evidence.sessions.iter().filter(of_upgrade).map(session).collect();
         // An index that CONCURRENTLY makes is locked for an instant, which a sample meets by chance; nobody else knows it yet.
-        let records = report.evidence.locks.unwrap().records.into_iter().filter(|record| {
+        let records = evidence.records.into_iter().filter(|record| {
             record.phase == Phase::Upgrade
                 && record.mode >= LockMode::ShareUpdateExclusiveLock
                 && record.relation == "public.orders"
         });
-        let record = |record: LockRecord| (record.statement, record.relation, record.mode, record.place);
-        let records: BTreeSet<_> = records.map(record).collect();
-        (locks.map(known).collect::<BTreeSet<_>>(), records)
+        let records: Vec<LockRecord> = records.collect();
+        // The migration says itself how long it holds the table: the sleep, and what goes on around it.
+        let held = records.iter().find(|record| record.mode == LockMode::AccessExclusiveLock).unwrap();
+        assert!(held.hold.low_us >= 1_250_000 && held.hold.high_us < 3_000_000, "{held:#?}");
+        assert!(held.hold.high_us - held.hold.low_us < 250_000, "{held:#?}");
+        assert!(held.victims_total > 0 && held.queue_area_us > 0, "{held:#?}");
+        let record = |record: LockRecord| {
+            let LockRecord { statement, relation, mode, place, outcome, step, .. } = record;
+            (
+                relation,
+                mode,
+                statement,
+                place,
+                format!("{outcome:?}"),
+                step,
+                record.rewritten,
+                record.lock_timeout_ms,
+            )
+        };
+        let records: BTreeSet<_> = records.into_iter().map(record).collect();
+        (locks.map(known).collect::<BTreeSet<_>>(), records, sessions)
     };
     let sql = ("sql/010-note.sql", MIGRATION);
     let script = ("scripts/010-note.sh", "#!/bin/sh\nexec psql -X -q -f sql/010-note.sql\n");
     let in_step = found("kind = \"sql\"\nfile = \"sql/010-note.sql\"", &[sql]);
     let in_script = found("kind = \"script\"\nfile = \"scripts/010-note.sh\"", &[sql, script]);
     assert_eq!(in_step, in_script);
+    assert!(!in_step.2.is_empty() && in_step.1.len() >= 3, "{in_step:#?}");
     let checks: BTreeSet<CheckId> = in_step.0.iter().map(|(check, ..)| *check).collect();
     for check in [CheckId::LockHold, CheckId::LockMigration, CheckId::LockTimeout] {
         assert!(checks.contains(&check), "{check:?} {checks:?}");

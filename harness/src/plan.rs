@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 pub use self::actors::{Actors, Analyze, IdleTransaction, LongReader};
 pub use self::mirror::{Database, Dataset, Mirror, MirrorKind, Service, ServiceRole};
-pub use self::rollback::{Data, Ledger, Residue, Rollback, RollbackMethod};
+pub use self::rollback::{Data, Holds, Invariant, Ledger, Residue, Rollback, RollbackMethod};
 pub use self::traffic::{Objectives, Phases, Traffic};
 pub use self::trials::{DoubleRun, Faults, MigrationLock};
 use crate::document::{Document, DocumentError};
@@ -77,6 +77,9 @@ pub struct Plan {
     /// Second witness of acknowledged writes.
     #[serde(default)]
     pub ledger: Ledger,
+    /// What must hold in the data, whatever the package does.
+    #[serde(default, rename = "invariant")]
+    pub invariants: Vec<Invariant>,
     /// Data that must come back.
     #[serde(default)]
     pub data: Data,
@@ -183,12 +186,15 @@ impl Plan {
     /// What the evidence is held against.
     #[must_use]
     pub fn limits(&self) -> Limits {
+        let named = self.checks.iter();
+        let mut checks: BTreeMap<CheckId, CheckSetting> =
+            named.filter_map(|(id, setting)| CheckId::parse(id).map(|id| (id, setting.clone()))).collect();
+        if self.invariants.is_empty() {
+            // There is nothing that could be read, and no plan must wait for it.
+            checks.entry(CheckId::RollInvariant).or_default().required.get_or_insert(false);
+        }
         Limits {
-            checks: self
-                .checks
-                .iter()
-                .filter_map(|(id, setting)| CheckId::parse(id).map(|id| (id, setting.clone())))
-                .collect(),
+            checks,
             latency_ms: self.objectives.latency_ms,
             latency_changing_ms: self.objectives.latency_changing_ms,
             availability_percent: self.objectives.availability_percent,
@@ -253,6 +259,17 @@ mod tests {
             ("target = \"shop\"", "database = { app = \"nobody\" }", "names the role `nobody`"),
             ("[checks]", "[checks]\nLOCK-HOLT = { limit = 3 }", "`LOCK-HOLT`, which is no check"),
             ("{database_url:shop}", "{database_url:shp}", "`{database_url:shp}` is no placeholder"),
+            ("[checks]", "[[invariant]]\nname = \"i\"\nsql = \" ; \"\n[checks]", "invariant `i` has no SQL"),
+            (
+                "[checks]",
+                "[[invariant]]\nname = \"i\"\nsql = \"SELECT 1\"\nholds = \"always\"\n[checks]",
+                "unknown variant `always`",
+            ),
+            (
+                "[checks]",
+                "[[invariant]]\nname = \"i\"\nsql = \"SELECT 1; DELETE FROM a\"\n[checks]",
+                "invariant `i` has more than one statement",
+            ),
             ("role = \"application\"", "role = \"app\"", "unknown variant `app`"),
         ];
         for (from, to, expected) in cases {

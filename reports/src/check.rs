@@ -202,6 +202,9 @@ checks! {
     RollCompat "ROLL-COMPAT" true Count 0.0 "old statements still run"
         "Every statement that the clients of the old version were seen to send can be prepared on the upgraded schema, and again after rollback."
         "Keep what the old version reads and writes until no old version runs: add first, remove in a later release.";
+    RollInvariant "ROLL-INVARIANT" true Count 0.0 "invariants hold"
+        "What the plan's invariants say of the data holds before, during and after upgrade and rollback; advisory when the plan declares none."
+        "Change what belongs together in one transaction, on the way there and on the way back.";
     EvidDriver "EVID-DRIVER" true Count 0.0 "driver healthy"
         "The traffic driver offered what was planned, when it was planned."
         "Lower the rate or give the driver a core of its own.";

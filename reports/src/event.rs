@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{
     CompatEvidence, DataEvidence, DependentEvidence, DoubleRunEvidence, Evidence, FaultEvidence,
-    Interruption, LedgerEvidence, PackageFacts, PreflightEvidence, Reach, ReapplyEvidence, RehearsalFacts,
-    ResidueEvidence, RollbackEvidence, SchemaEvidence, StepKind, StepRun,
+    Interruption, InvariantEvidence, LedgerEvidence, PackageFacts, PreflightEvidence, Reach, ReapplyEvidence,
+    RehearsalFacts, ResidueEvidence, RollbackEvidence, SchemaEvidence, StepKind, StepRun,
 };
 use crate::finding::Finding;
 use crate::lock::LockEvidence;
@@ -78,6 +78,8 @@ pub enum Happening {
     Compat(CompatEvidence),
     /// Faults inside the upgrade; told again with each that was tried.
     Faults(FaultEvidence),
+    /// The plan's invariants; told again when they were read after the traffic.
+    Invariants(Vec<InvariantEvidence>),
     /// Second runner.
     DoubleRun(DoubleRunEvidence),
     /// How far the evidence reaches.
@@ -139,6 +141,7 @@ impl Evidence {
             Happening::Reapply(reapply) => self.reapply = Some(reapply),
             Happening::Compat(compat) => self.compat = Some(compat),
             Happening::Faults(faults) => self.faults = Some(faults),
+            Happening::Invariants(invariants) => self.invariants = invariants,
             Happening::DoubleRun(double_run) => self.double_run = Some(double_run),
             Happening::Reach(reach) => self.reach = Some(reach),
             Happening::Notice(text) => self.notices.push(text),

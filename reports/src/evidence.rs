@@ -1,5 +1,7 @@
 //! The facts of a rehearsal, folded from its events. `judge` reads nothing else.
 
+mod invariant;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -10,6 +12,8 @@ use crate::finding::{Finding, Waiver};
 use crate::lock::LockEvidence;
 use crate::phase::{Phase, PhaseSpan};
 use crate::traffic::{TrafficEvidence, WriteAnswer};
+
+pub use self::invariant::{InvariantBreak, InvariantEvidence, InvariantPhase};
 
 /// What was rehearsed, where and with what.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -577,6 +581,9 @@ pub struct Evidence {
     /// Faults inside the upgrade.
     #[serde(default)]
     pub faults: Option<FaultEvidence>,
+    /// What the plan says must hold in the data; empty: it says nothing, or nothing was read.
+    #[serde(default)]
+    pub invariants: Vec<InvariantEvidence>,
     /// Second runner.
     pub double_run: Option<DoubleRunEvidence>,
     /// Reach.

@@ -7,6 +7,7 @@
 mod compat;
 mod evid;
 mod faults;
+mod invariant;
 mod lock;
 mod order;
 mod package;
@@ -125,6 +126,7 @@ fn rule_of(id: CheckId) -> fn(&Case<'_>) -> Ruling {
         CheckId::RollReapply => roll::reapply,
         CheckId::RollFault => faults::faults,
         CheckId::RollCompat => compat::compat,
+        CheckId::RollInvariant => invariant::invariants,
         CheckId::EvidDriver => evid::driver,
         CheckId::EvidRecorder => evid::recorder,
         CheckId::EvidCoverage => evid::coverage,

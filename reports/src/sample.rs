@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use crate::check::{CheckId, CheckSetting};
 use crate::evidence::{
     BrokenWrite, CompatEvidence, DataEvidence, DependentEvidence, Difference, DoubleRunEvidence,
-    DoubleRunOutcome, Evidence, FaultCell, FaultEvidence, FaultKind, FaultOutcome, FaultWay, LedgerEvidence,
-    LedgerPhase, Limits, Outage, PackageFacts, PreflightEvidence, Reach, ReapplyEvidence, RehearsalFacts,
-    RelationSize, ResidueEvidence, RollbackEvidence, SchemaEvidence, SchemaState, StepKind, StepRun,
-    WriteFate,
+    DoubleRunOutcome, Evidence, FaultCell, FaultEvidence, FaultKind, FaultOutcome, FaultWay,
+    InvariantEvidence, InvariantPhase, LedgerEvidence, LedgerPhase, Limits, Outage, PackageFacts,
+    PreflightEvidence, Reach, ReapplyEvidence, RehearsalFacts, RelationSize, ResidueEvidence,
+    RollbackEvidence, SchemaEvidence, SchemaState, StepKind, StepRun, WriteFate,
 };
 use crate::finding::{Finding, Place};
 use crate::lock::{
@@ -115,6 +115,7 @@ pub(crate) fn safe() -> Evidence {
             tried: vec![SchemaState::Upgraded, SchemaState::RolledBack],
             ..CompatEvidence::default()
         }),
+        invariants: vec![invariant()],
         double_run: Some(DoubleRunEvidence {
             outcome: DoubleRunOutcome::Serialised,
             overlapped: true,
@@ -131,6 +132,17 @@ pub(crate) fn safe() -> Evidence {
         }),
         notices: Vec::new(),
         interrupted: None,
+    }
+}
+
+/// One that held whenever it was read.
+fn invariant() -> InvariantEvidence {
+    let reading = |(phase, ..): (Phase, u64, u64)| InvariantPhase { phase, held: 3, broken: 0, missed: 0 };
+    InvariantEvidence {
+        name: "lines make the total".into(),
+        phases: SPANS.into_iter().map(reading).collect(),
+        held_after: Some(true),
+        ..InvariantEvidence::default()
     }
 }
 

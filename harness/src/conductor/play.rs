@@ -34,6 +34,7 @@ use crate::process::{Child, RunFolder};
 use crate::proofs::compat::{Listener, Statements};
 use crate::proofs::data;
 use crate::proofs::dependents::Watch;
+use crate::proofs::invariants::{Readings, Sampler};
 use crate::proofs::residue::Snapshot;
 use crate::recorder::{self, Recorder};
 use crate::upgrade::steps::StepRunner;
@@ -91,6 +92,8 @@ pub(super) struct Play {
     recorder: Option<Recorder>,
     watch: Option<Watch>,
     actors: Option<Actors>,
+    invariants: Option<Sampler>,
+    readings: Readings,
     phases: Vec<PhaseSpan>,
     steps: Vec<StepRun>,
     relations: BTreeSet<String>,
@@ -123,6 +126,8 @@ impl Play {
             recorder: None,
             watch: None,
             actors: None,
+            invariants: None,
+            readings: Readings::default(),
             phases: Vec::new(),
             steps: Vec::new(),
             relations: BTreeSet::new(),
@@ -151,6 +156,9 @@ impl Play {
         let schema = self.read_schema("before").await?;
         self.relations = recorder::relation_names(&mut mirror.connect().await?).await.map_err(unread)?;
         self.start_recorder(&mirror, &runner).await?;
+        let mut readings = Readings::new(&self.plan.invariants);
+        readings.read_before(&mirror.server(), self.events.clock()).await;
+        self.invariants = Some(Sampler::start(&mirror.server(), readings, self.events.clock()));
         self.start_traffic(&mirror, workload).await?;
 
         // Here, and not in the baseline: looking at every file of a host is work that clients would feel.
@@ -194,6 +202,9 @@ impl Play {
         self.events.tell_at(boundary_us, Happening::PhaseStarted(phase));
         if let Some(watch) = &self.watch {
             watch.enter_phase(phase);
+        }
+        if let Some(invariants) = &self.invariants {
+            invariants.enter_phase(phase);
         }
         if let Some(recorder) = &self.recorder {
             recorder.fast(phase.is_changing());

@@ -41,6 +41,37 @@ pub struct Ledger {
     pub witness: Option<String>,
 }
 
+/// What must hold in the data before, during and after upgrade and rollback.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invariant {
+    /// Unique name.
+    pub name: String,
+    /// One query.
+    pub sql: String,
+    /// What its answer must be.
+    #[serde(default)]
+    pub holds: Holds,
+    /// Longest that a reading may take while traffic runs, milliseconds; one that takes longer gives no answer.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+const fn default_timeout_ms() -> u64 {
+    1000
+}
+
+/// When an invariant holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holds {
+    /// The query gives no row: each row is an offence.
+    #[default]
+    NoRows,
+    /// The query gives one row, the same as before the traffic.
+    Unchanged,
+}
+
 /// Data that must come back.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use fulldress_reports::check::CheckId;
+use fulldress_reports::sql::split;
 use fulldress_workloads::file::Workload;
 
 use super::{MirrorKind, Plan, ServiceRole};
@@ -38,6 +39,7 @@ impl Plan {
         self.check_placeholders(&fault)?;
         self.check_kinds(&fault)?;
         self.check_traffic(&fault)?;
+        self.check_invariants(&fault)?;
         if !(0.0..100.0).contains(&self.objectives.availability_percent) {
             let message = "availability_percent is not in 0..100".to_owned();
             return fault("availability_percent", message, "99.9 is usual");
@@ -45,6 +47,33 @@ impl Plan {
         if self.phases.baseline_s == 0 {
             let message = "baseline_s is 0".to_owned();
             return fault("baseline_s", message, "later phases are compared with the baseline");
+        }
+        Ok(())
+    }
+
+    /// An invariant is one query, and has a name of its own.
+    fn check_invariants(
+        &self,
+        fault: &impl Fn(&str, String, &str) -> Result<(), DocumentError>,
+    ) -> Result<(), DocumentError> {
+        for (index, one) in self.invariants.iter().enumerate() {
+            let name = &one.name;
+            let statements = split(&one.sql).iter().filter(|statement| !statement.trim().is_empty()).count();
+            let (message, hint) = if self.invariants[..index].iter().any(|other| other.name == *name) {
+                (format!("invariant `{name}` is named twice"), "give each a name of its own")
+            } else if statements == 0 {
+                (format!("invariant `{name}` has no SQL"), "write a query that gives the offending rows")
+            } else if statements > 1 {
+                (
+                    format!("invariant `{name}` has more than one statement"),
+                    "make each an invariant of its own",
+                )
+            } else if one.timeout_ms == 0 {
+                (format!("timeout_ms of invariant `{name}` is 0"), "1000 is the default")
+            } else {
+                continue;
+            };
+            return fault(name, message, hint);
         }
         Ok(())
     }

@@ -5,5 +5,6 @@
 pub mod compat;
 pub mod data;
 pub mod dependents;
+pub mod invariants;
 pub mod ledger;
 pub mod residue;

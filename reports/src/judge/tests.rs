@@ -6,7 +6,7 @@ use super::judge;
 use crate::check::{CHECKS, CheckId, CheckSetting, Outcome};
 use crate::evidence::{
     BrokenStatement, CompatEvidence, DoubleRunOutcome, Evidence, FaultEvidence, FaultOutcome, Interruption,
-    Limits, Refusal, SchemaState, WriteFate,
+    InvariantBreak, InvariantEvidence, Limits, Refusal, SchemaState, WriteFate,
 };
 use crate::finding::Waiver;
 use crate::lock::{Bounds, LockLeftover, LockMode};
@@ -154,6 +154,7 @@ fn firing_after(id: CheckId) -> (Change, Outcome) {
             },
             Fail,
         ),
+        CheckId::RollInvariant => (|e| break_invariant(e, Phase::Soak, Some(Phase::Soak)), Fail),
         CheckId::EvidDriver => (|e| traffic(e).driver.dropped = 1, Unmeasured),
         CheckId::EvidRecorder => {
             (|e| e.locks.as_mut().unwrap().trust.gaps[1].time_us = 4_100_000, Unmeasured)
@@ -521,6 +522,69 @@ fn statements_that_were_not_tried_are_no_pass() {
         assert_eq!(check.outcome, Inconclusive);
         assert!(check.evidence.starts_with(missing), "{}", check.evidence);
     }
+}
+
+fn invariant(evidence: &mut Evidence) -> &mut InvariantEvidence {
+    &mut evidence.invariants[0]
+}
+
+/// Lets the invariant break in a phase, and for the first time since the upgrade in another.
+fn break_invariant(evidence: &mut Evidence, first: Phase, since: Option<Phase>) {
+    let broken =
+        |phase| InvariantBreak { phase: Some(phase), at_us: 41_000_000, seen: "3 offending rows".into() };
+    invariant(evidence).broken = Some(broken(first));
+    invariant(evidence).broken_since = since.map(broken);
+}
+
+#[test]
+fn an_invariant_that_proves_nothing_is_no_pass_and_one_that_breaks_names_when() {
+    let said = |change: Change| {
+        let mut evidence = sample::safe();
+        change(&mut evidence);
+        let check = judge(&evidence, TODAY).checks[CheckId::RollInvariant as usize].clone();
+        (check.outcome, check.evidence)
+    };
+    let cases: [(Change, &str); 7] = [
+        (|e| e.invariants.clear(), "no invariant was read"),
+        (
+            |e| break_invariant(e, Phase::Baseline, None),
+            "invariant lines make the total did not hold before the upgrade (in baseline, 41.0 s after the start: 3 \
+             offending rows)",
+        ),
+        // Broken before, it accuses nobody of having broken it later.
+        (
+            |e| break_invariant(e, Phase::Warmup, Some(Phase::Soak)),
+            "invariant lines make the total did not hold before the upgrade",
+        ),
+        (
+            |e| invariant(e).error = Some((Phase::Soak, "column \"total\" does not exist (42703)".into())),
+            "invariant lines make the total could not be read in soak: column",
+        ),
+        (
+            |e| invariant(e).phases.retain(|one| one.phase < Phase::Upgrade),
+            "invariant lines make the total was never read in upgrade, soak or rollback",
+        ),
+        (
+            |e| invariant(e).phases.retain(|one| one.phase > Phase::Baseline),
+            "invariant lines make the total was never read before the upgrade",
+        ),
+        (
+            |e| invariant(e).held_after = None,
+            "invariant lines make the total was not read after the rollback",
+        ),
+    ];
+    for (change, missing) in cases {
+        let (outcome, evidence) = said(change);
+        assert_eq!(outcome, Inconclusive, "{evidence}");
+        assert!(evidence.starts_with(missing), "{evidence}");
+    }
+    let (outcome, evidence) = said(|e| break_invariant(e, Phase::Upgrade, Some(Phase::Upgrade)));
+    assert_eq!(outcome, Fail);
+    assert_eq!(
+        evidence,
+        "Invariant lines make the total does not hold in upgrade, 41.0 s after the start: 3 offending rows; after the \
+         rollback it holds again."
+    );
 }
 
 fn compat(evidence: &mut Evidence) -> &mut CompatEvidence {

@@ -2,6 +2,7 @@
 //! order in which a reader asks, what was found, what was measured, and how far it can be trusted.
 
 mod faults;
+mod invariants;
 mod sections;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};

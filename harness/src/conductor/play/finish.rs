@@ -31,6 +31,10 @@ impl Play {
         if let Some(actors) = self.actors.take() {
             actors.stop();
         }
+        if let Some(invariants) = self.invariants.take() {
+            self.readings = invariants.stop();
+            self.events.tell(Happening::Invariants(self.readings.evidence()));
+        }
         if let Some(watch) = self.watch.take() {
             self.events.tell(Happening::Dependents(watch.stop()));
         }

@@ -69,6 +69,8 @@ impl Play {
         }));
         self.events.stage("reading acknowledged writes back");
         self.prove_ledger(mirror).await?;
+        self.readings.read_after(&mirror.server(), self.events.clock()).await;
+        self.events.tell(Happening::Invariants(self.readings.evidence()));
         self.events.stage("comparing schema, data and residue");
         let rolled_back = self.read_schema("rolled-back").await?;
         self.events.tell(Happening::Schema(SchemaEvidence {

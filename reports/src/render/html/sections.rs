@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::faults::faults;
+use super::invariants::invariants;
 use crate::check::Outcome;
 use crate::evidence::{Difference, Evidence, WriteFate};
 use crate::figures::{count, cut, duration_us, thousands};
@@ -32,6 +33,7 @@ pub(super) fn all(report: &Report) -> Markup {
         (locks(evidence))
         (ledger(evidence))
         (differences(evidence))
+        (invariants(evidence))
         (faults(evidence))
         (steps(evidence))
         (reach(report))

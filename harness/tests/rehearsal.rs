@@ -26,7 +26,7 @@ use fulldress_reports::phase::Phase;
 use program::{Ended, fulldress, package, program, report};
 use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process};
-use stage::{Kind, PATIENCE, STOPPING, Stage, alone, await_some, shared};
+use stage::{Kind, PATIENCE, STOPPING, Stage, WHOLE, alone, await_some, shared};
 use toml::Value;
 
 /// One suite, both mirrors: a test in each for every name, which is a function that takes the stage. In containers they
@@ -73,7 +73,7 @@ fn a_safe_upgrade_passes_with_exit_code_0(mut stage: Stage) {
     stage.orders(40_000);
     // Long enough that the restarts of the application are no large part of them.
     stage.table("phases").extend(["upgrade_min_s", "rollback_min_s"].map(|name| (name.to_owned(), 5.into())));
-    let ended = stage.start("safe").finish(PATIENCE).expect_code(0);
+    let ended = stage.start("safe").finish(WHOLE).expect_code(0);
     stage.assert_clean();
     let printed: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     let report = stage.report();
@@ -116,7 +116,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 fn an_unsafe_upgrade_fails_with_exit_code_1_and_no_secret_enters_its_bundle(stage: Stage) {
     let _machine = alone();
-    stage.start("unsafe").finish(PATIENCE).expect_code(1).expect_said("report.html");
+    stage.start("unsafe").finish(WHOLE).expect_code(1).expect_said("report.html");
     stage.assert_clean();
     let report = stage.report();
     assert_eq!(report.verdict.outcome, Outcome::Fail);
@@ -242,7 +242,7 @@ fn the_next_rehearsal_cleans_up_after_a_sigkill_and_says_so(mut stage: Stage) {
 /// Plays until the mirror or the machine fails; gives the one sentence that says why.
 #[track_caller]
 fn fails(stage: &Stage) -> String {
-    let ended = stage.start("safe").finish(PATIENCE);
+    let ended = stage.start("safe").finish(WHOLE);
     failed(stage, ended)
 }
 
@@ -305,7 +305,7 @@ fn a_postgresql_that_restarts_during_the_soak_lets_no_lock_check_pass() {
         line?.split_whitespace().next()?.parse().ok().and_then(Pid::from_raw)
     });
     kill_process(session, Signal::KILL).unwrap();
-    let ended = rehearsal.finish(PATIENCE);
+    let ended = rehearsal.finish(WHOLE);
     stage.assert_clean();
     let report = stage.report();
     assert!(report.evidence.interrupted.is_none(), "{:?} {}", report.evidence.interrupted, ended.stderr);
@@ -364,7 +364,7 @@ fn psql_in_a_script_gives_the_lock_findings_of_the_same_sql_in_a_step() {
     let found = |step: &str, files: &[(&str, &str)]| {
         let stage = Stage::new();
         let package = migration(&stage, "package", step, files);
-        stage.start_package(&package).finish(PATIENCE).expect_code(1);
+        stage.start_package(&package).finish(WHOLE).expect_code(1);
         let report = stage.report();
         assert!(report.evidence.interrupted.is_none());
         let locks = report.findings.iter().filter(|finding| finding.check.name().starts_with("LOCK-"));
@@ -425,7 +425,7 @@ fn what_a_script_in_containers_calls_outside_is_refused_and_found() {
     let line = "zero=$(wc -c </dev/null)\ngetent hosts \"home${zero}.vendor.example\" || :\n\
                 (exec 3<>\"/dev/tcp/192.${zero}.2.44/8443\") || :\n(echo x >\"/dev/udp/192.${zero}.2.45/514\") || :";
     let package = with_line(&stage, "safe", "scripts/050-webhook.up.sh", line);
-    stage.start_package(&package).finish(PATIENCE).expect_code(1);
+    stage.start_package(&package).finish(WHOLE).expect_code(1);
     stage.assert_clean();
     let report = stage.report();
     let endpoint = report.findings.iter().filter(|finding| finding.check == CheckId::PreEndpoint);
@@ -456,7 +456,7 @@ fn what_a_service_calls_outside_is_denied_and_found_when_it_began_with_the_upgra
     change_compose(&mut stage, |text| {
         text.replace("services:\n", &format!("services:\n  chatty: {service}\n"))
     });
-    stage.start("safe").finish(PATIENCE).expect_code(1);
+    stage.start("safe").finish(WHOLE).expect_code(1);
     stage.assert_clean();
     let report = stage.report();
     let reach = report.evidence.reach.as_ref().unwrap();
@@ -686,7 +686,7 @@ fn a_volume_that_the_rehearsal_fills_is_told() {
             docker::lines(&["ps", "--format", "{{.Names}}"]).iter().all(|name| !name.contains("database"))
         );
         engine.answer_again();
-        let ended = rehearsal.finish(PATIENCE);
+        let ended = rehearsal.finish(WHOLE);
         let reason = stage.reason();
         // Before anything is asserted, so that nothing stays mounted.
         drop(disk.unwrap());
@@ -706,7 +706,7 @@ fn a_rehearsal_that_lasts_too_long_is_stopped_and_its_evidence_kept(mut stage: S
     let limits = std::iter::successors(Some(8_i64), |limit_s| Some(limit_s * 2));
     for limit_s in limits.take_while(|limit_s| Duration::from_secs(limit_s.unsigned_abs()) < PATIENCE) {
         stage.table("phases")["rehearsal_max_s"] = limit_s.into();
-        let ended = stage.start("safe").finish(PATIENCE + STOPPING);
+        let ended = stage.start("safe").finish(WHOLE);
         stage.assert_clean();
         assert_says(&stage.reason(), &[&format!("did not end within {limit_s} s"), "rehearsal_max_s"]);
         ended.expect_code(3);

@@ -18,6 +18,8 @@ use crate::program::{Ended, fulldress, package, report, repository};
 
 /// Longest that a rehearsal may take to reach a point of its course.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest that a whole rehearsal may take, beside others on a slow machine: it is a hang that this is to find.
+pub(crate) const WHOLE: Duration = Duration::from_secs(360);
 /// Longest that it may take to stop everything and write its bundle.
 pub(crate) const STOPPING: Duration = Duration::from_secs(60);
 /// Pause between two looks at a condition.
@@ -52,18 +54,21 @@ pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
 
 /// Looks until a condition gives something.
 #[track_caller]
-pub(crate) fn await_some<Found>(
-    what: &str,
-    limit: Duration,
-    mut look: impl FnMut() -> Option<Found>,
-) -> Found {
+pub(crate) fn await_some<Found>(what: &str, limit: Duration, look: impl FnMut() -> Option<Found>) -> Found {
+    let Some(found) = await_until(limit, look) else { panic!("{what}: not within {} s", limit.as_secs()) };
+    found
+}
+
+/// Looks until a condition gives something, or the time is over.
+fn await_until<Found>(limit: Duration, mut look: impl FnMut() -> Option<Found>) -> Option<Found> {
     let clock = Clock::start();
     loop {
         if let Some(found) = look() {
-            return found;
+            return Some(found);
         }
-        let waited = Duration::from_micros(clock.now_us());
-        assert!(waited < limit, "{what}: not within {} s", limit.as_secs());
+        if Duration::from_micros(clock.now_us()) >= limit {
+            return None;
+        }
         std::thread::sleep(LOOK_AGAIN);
     }
 }
@@ -273,7 +278,14 @@ impl Rehearsal<'_> {
     /// Waits until the program has ended.
     #[track_caller]
     pub(crate) fn finish(mut self, limit: Duration) -> Ended {
-        let status = await_some("the end of the rehearsal", limit, || self.child.try_wait().unwrap());
+        let Some(status) = await_until(limit, || self.child.try_wait().unwrap()) else {
+            // Where it stands, or nobody could say why it did not end.
+            let events =
+                std::fs::read_to_string(self.stage.bundle().join("events.jsonl")).unwrap_or_default();
+            let last: Vec<&str> = events.lines().rev().take(5).collect();
+            let limit_s = limit.as_secs();
+            panic!("not ended within {limit_s} s; last events {last:#?}; it said:\n{}", self.said("stderr"));
+        };
         Ended { code: status.code(), stdout: self.said("stdout"), stderr: self.said("stderr") }
     }
 

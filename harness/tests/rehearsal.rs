@@ -21,7 +21,7 @@ use engine_proxy::EngineProxy;
 use fulldress_reports::check::{CheckId, Outcome};
 use fulldress_reports::event::Happening;
 use fulldress_reports::finding::Finding;
-use fulldress_reports::lock::{LockMode, LockRecord, PackageSession};
+use fulldress_reports::lock::{LockMode, LockRecord, PackageSession, RouteWaits};
 use fulldress_reports::phase::Phase;
 use program::{Ended, fulldress, package, program, report};
 use regex::Regex;
@@ -121,6 +121,12 @@ fn an_unsafe_upgrade_fails_with_exit_code_1_and_no_secret_enters_its_bundle(stag
     let report = stage.report();
     assert_eq!(report.verdict.outcome, Outcome::Fail);
     assert!(report.evidence.interrupted.is_none());
+    // However full the application's pool was, what waited is known by the route that made it.
+    let locks = report.evidence.locks.as_ref().unwrap();
+    let waits: Vec<&RouteWaits> = locks.records.iter().flat_map(|record| &record.routes).collect();
+    let known: u64 = waits.iter().filter(|of| of.route.is_some()).map(|of| of.waits).sum();
+    let all: u64 = waits.iter().map(|of| of.waits).sum();
+    assert!(known > 0 && known * 10 >= all * 6, "{known} of {all}: {waits:?}");
     let revealing = [
         // The plan's passwords; the first also stands in a script of the package.
         "sf-app-2019",

@@ -163,8 +163,8 @@ pub struct Victim {
 
 /// Client waits behind one lock by the route of the workload that they served.
 ///
-/// Learnt from time alone: a request that began just before a wait and ended just after it made the waiting statement.
-/// A kind of statement belongs to the route that most of its waits point to.
+/// A kind of statement belongs to the route in whose requests it ran in the warmup, where every request and statement is
+/// known; what that does not tell apart, to the route whose requests began just before most of its waits and ended just after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteWaits {
     /// Route; absent for waits that belong to no route, as a background service's.

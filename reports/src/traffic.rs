@@ -143,7 +143,7 @@ pub struct TrafficEvidence {
     pub driver: DriverTrust,
 }
 
-/// A request that took long, on the rehearsal's clock.
+/// A request that took long, or one of the warmup, on the rehearsal's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowRequest {
     /// Route label from the workload.

@@ -23,7 +23,8 @@ use crate::timeline::{Slot, Timeline};
 const LATENCY_US_MIN: u64 = 1;
 /// How long after its end an interval takes late completions before it is packed, microseconds.
 const YOUNG_US: u64 = 1_000_000;
-/// Requests that take this long are kept one by one, microseconds: whoever waited for a lock is among them.
+/// Requests that take this long are kept one by one, microseconds: whoever waited for a lock is among them. Of the warmup
+/// all are kept: what runs in them is learnt there.
 const SLOW_US: u64 = 10_000;
 /// Most of them between two flushes; beyond that a system is slow as a whole, and single requests tell nothing.
 const SLOW_MAX: usize = 20_000;
@@ -247,7 +248,8 @@ impl Recorder {
         while books.recent.front().is_some_and(|(end_us, _)| end_us + RECENT_US < finished.ended_us) {
             books.recent.pop_front();
         }
-        if service_us >= SLOW_US && books.slow.len() < SLOW_MAX {
+        let kept = service_us >= SLOW_US || key.1 == Phase::Warmup;
+        if kept && books.slow.len() < SLOW_MAX {
             books.slow.push((route, finished.started_us, finished.ended_us));
         }
         let cell = books.young.entry(key).or_default();

@@ -95,7 +95,7 @@ pub struct TrafficResult {
     pub intervals: Vec<IntervalRecord>,
     /// Every write that was acknowledged or whose answer never came.
     pub ledger: Vec<LedgerEntry>,
-    /// Requests that took 10 ms or longer, in no particular order.
+    /// Requests that took 10 ms or longer, and all of the warmup, in no particular order.
     pub slow: Vec<SlowRequest>,
     /// The driver's account of itself.
     pub driver: DriverTrust,

@@ -1,6 +1,8 @@
 //! What the locks did to the traffic: which routes waited, how long the traffic took to recover, and what share of the slow
 //! requests lock waits explain. The recorder knows sessions and statements, the traffic knows routes and requests; time is
-//! what they have in common.
+//! what they have in common. `learnt` finds the routes of statements in the warmup; what it does not know, the waits tell.
+
+mod learnt;
 
 use std::collections::BTreeMap;
 
@@ -39,8 +41,9 @@ pub(super) fn lay(
     slow: &[SlowRequest],
     phases: &[PhaseSpan],
 ) {
-    let matched = matches(&recording.waits, slow);
-    let routes = routes(&recording.waits, slow, &matched);
+    let learnt = learnt::learnt(&recording.heard, &of_warmup(slow, phases));
+    let matched = matches(&recording.waits, slow, &learnt);
+    let routes = routes(&recording.waits, slow, &matched, learnt);
     let route_of =
         |role: &str, statement: &str| routes.get(&(role, statement)).map(|route| (*route).to_owned());
     for record in &mut recording.evidence.records {
@@ -78,17 +81,34 @@ const fn length_us(wait: &RawWait) -> u64 {
     wait.end_us.saturating_sub(wait.start_us)
 }
 
+/// The warmup's requests in the order of their start.
+fn of_warmup<'a>(requests: &'a [SlowRequest], phases: &[PhaseSpan]) -> Vec<&'a SlowRequest> {
+    let warmup = phases.iter().find(|span| span.phase == Phase::Warmup);
+    let end_us = warmup.and_then(|span| span.end_us).unwrap_or(0);
+    let mut of_warmup: Vec<&SlowRequest> = requests.iter().filter(|one| one.started_us < end_us).collect();
+    of_warmup.sort_by_key(|request| request.started_us);
+    of_warmup
+}
+
 /// For each wait the request that it fits into best, and how far their ends are apart. A request may hold several waits,
-/// one after the other.
-fn matches(waits: &[RawWait], slow: &[SlowRequest]) -> Vec<Option<(usize, u64)>> {
+/// one after the other. Where the statement's route is known, only its requests count.
+fn matches(
+    waits: &[RawWait],
+    slow: &[SlowRequest],
+    learnt: &BTreeMap<Kind<'_>, &str>,
+) -> Vec<Option<(usize, u64)>> {
     let mut by_start: Vec<usize> = (0..slow.len()).collect();
     by_start.sort_by_key(|request| slow[*request].started_us);
     let mut pairs: Vec<(u64, usize, usize)> = Vec::new();
     for (index, wait) in waits.iter().enumerate().filter(|(_, wait)| length_us(wait) >= WAIT_US_MIN) {
+        let known = learnt.get(&kind(wait));
         let before =
             by_start.partition_point(|request| slow[*request].started_us <= wait.start_us + TOLERANCE_US);
         for request in by_start[..before].iter().rev().take(CANDIDATES_MAX) {
             let candidate = &slow[*request];
+            if known.is_some_and(|route| *route != candidate.route) {
+                continue;
+            }
             if candidate.ended_us + TOLERANCE_US >= wait.end_us {
                 let apart_us =
                     wait.start_us.abs_diff(candidate.started_us) + candidate.ended_us.abs_diff(wait.end_us);
@@ -112,14 +132,16 @@ fn matches(waits: &[RawWait], slow: &[SlowRequest]) -> Vec<Option<(usize, u64)>>
     matched
 }
 
-/// The route of each kind of statement, where most of its waits point to one.
+/// The route of each kind of statement: the one that was learnt, or where none was, the one that most of its waits point to.
 fn routes<'a>(
     waits: &'a [RawWait],
     slow: &'a [SlowRequest],
     matched: &[Option<(usize, u64)>],
+    learnt: BTreeMap<Kind<'a>, &'a str>,
 ) -> BTreeMap<Kind<'a>, &'a str> {
     let mut votes: BTreeMap<Kind<'a>, BTreeMap<Option<&'a str>, u32>> = BTreeMap::new();
-    for (wait, matched) in waits.iter().zip(matched).filter(|(wait, _)| length_us(wait) >= WAIT_US_MIN) {
+    let unknown = |wait: &RawWait| length_us(wait) >= WAIT_US_MIN && !learnt.contains_key(&kind(wait));
+    for (wait, matched) in waits.iter().zip(matched).filter(|(wait, _)| unknown(wait)) {
         // Several statements of one request stand apart from its ends; a wait without a near request is a vote for none.
         let near = matched.filter(|(_, apart_us)| *apart_us <= NEAR_US + length_us(wait) / 5);
         let vote = near.map(|(request, _)| slow[request].route.as_str());
@@ -130,7 +152,8 @@ fn routes<'a>(
         let (route, most) = votes.into_iter().max_by_key(|(_, count)| *count)?;
         (f64::from(most) >= MAJORITY * f64::from(all)).then_some((kind, route?))
     };
-    votes.into_iter().filter_map(majority).collect()
+    let voted: Vec<(Kind<'a>, &str)> = votes.into_iter().filter_map(majority).collect();
+    learnt.into_iter().chain(voted).collect()
 }
 
 /// Excess over the baseline's median, by route, and what of it the waits of the route's own statements are.

@@ -160,10 +160,12 @@ impl Play {
         readings.read_before(&mirror.server(), self.events.clock()).await;
         self.invariants = Some(Sampler::start(&mirror.server(), readings, self.events.clock()));
         self.start_traffic(&mirror, workload).await?;
+        self.listen().await;
 
         // Here, and not in the baseline: looking at every file of a host is work that clients would feel.
         let residue = self.while_ticking(self.probe(&mirror, &runner)).await;
         self.pause(self.plan.phases.warmup_s).await;
+        self.stop_listening().await;
         self.enter(Phase::Baseline).await;
         let listener = Listener::start(&mirror.server(), &self.plan.mirror.database.roles);
         self.pause(self.plan.phases.baseline_s).await;

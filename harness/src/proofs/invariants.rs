@@ -266,7 +266,10 @@ async fn read(
     let answer = tokio::select! {
         answer = ask(reader, invariant, limit) => answer,
         // Nobody could end the reading any more; both connections are given up.
-        lost = give_way(watcher, *pid) => return Reading::Missed(lost.to_string()),
+        lost = give_way(watcher, *pid) => {
+            let said = lost.as_database_error().map_or_else(|| lost.to_string(), |error| error.message().to_owned());
+            return Reading::Missed(said);
+        }
     };
     match answer {
         Ok(reading) => {

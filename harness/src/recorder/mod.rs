@@ -6,6 +6,7 @@
 
 pub mod clock;
 mod config;
+mod heard;
 pub mod leftovers;
 pub mod log;
 pub mod observation;
@@ -24,8 +25,10 @@ use sqlx::PgConnection;
 
 use self::clock::ServerClock;
 pub use self::config::RecorderConfig;
+pub use self::heard::Heard;
+use self::heard::Hearing;
 use self::leftovers::Unfinished;
-use self::log::{LogEvents, LogReader};
+use self::log::{LogError, LogEvents, LogReader};
 use self::reconcile::{Material, RawWait, Reconciled, SourceState, StepSpan};
 use self::sampler::{Gap, Sampler};
 
@@ -43,6 +46,9 @@ pub enum RecorderError {
     /// The sampler's task ended by itself.
     #[error("collect the samples: the sampler's task failed")]
     Sampler,
+    /// The server's log could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// Raw evidence could not be written.
     #[error("write the raw locks: {0}")]
     Write(#[from] std::io::Error),
@@ -60,6 +66,7 @@ pub struct Recorder {
     sampler: Sampler,
     log: Option<LogReader>,
     events: LogEvents,
+    hearing: Hearing,
     server_clock: ServerClock,
     index_tables: BTreeMap<u32, u32>,
     unfinished_before: Unfinished,
@@ -77,6 +84,8 @@ pub struct Recording {
     pub waits: Vec<RawWait>,
     /// When the sampler did not look for longer than it promises, while upgrade or rollback was active.
     pub gaps: Vec<Gap>,
+    /// The clients' statements of the warmup.
+    pub heard: Vec<Heard>,
 }
 
 impl Recording {
@@ -155,6 +164,7 @@ impl Recorder {
             sampler,
             log,
             events: LogEvents::default(),
+            hearing: Hearing::default(),
             server_clock,
             index_tables,
             unfinished_before,
@@ -276,7 +286,8 @@ impl Recorder {
             end_us: self.server_clock.server_us(self.config.clock.now_us()),
             sources: &self.state,
         });
-        Ok(Recording { evidence, waits, gaps: samples.gaps.long })
+        let heard = self.hearing.statements(&self.server_clock);
+        Ok(Recording { evidence, waits, gaps: samples.gaps.long, heard })
     }
 
     async fn close(&mut self) -> Result<(), RecorderError> {

@@ -9,7 +9,7 @@ use fulldress_reports::phase::Phase;
 use sqlx::Connection as _;
 
 use crate::cluster::Cluster;
-use crate::stage::{Stage, connect, on, only, run};
+use crate::stage::{PATIENCE, Stage, connect, on, only, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_through_the_packages_address_is_its_own_whatever_its_role() {
@@ -160,4 +160,57 @@ async fn without_a_package_there_is_nothing_to_report_and_nothing_amiss() {
     assert!(evidence.records.is_empty() && evidence.sessions.is_empty(), "{evidence:#?}");
     assert_eq!(evidence.other_waits, 1, "{:#?}", recording.waits);
     assert!(evidence.trust.triggers && evidence.trust.disagreements.is_empty(), "{:#?}", evidence.trust);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_run_is_heard_while_it_listens_and_the_logs_settings_come_back() {
+    // Of its own: the settings are the whole server's.
+    let mut stage = Stage::set(Arc::new(Cluster::start())).await;
+    let application = stage.application.clone();
+    let mut client = connect(&stage.cluster.options(&application, &stage.database)).await;
+    let of_log = "SELECT pg_catalog.current_setting('log_min_duration_statement')";
+    stage.recorder.listen().await.unwrap();
+    // A session takes a reload in before its next statement; until then it is asked again.
+    let heard = async {
+        while sqlx::query_scalar::<_, String>(of_log).fetch_one(&mut client).await.unwrap() != "0" {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.unwrap();
+    let start_us = stage.clock.now_us();
+    let state: String = sqlx::query_scalar("SELECT state FROM orders WHERE id = $1 AND total <> 77")
+        .bind(7)
+        .fetch_one(&mut client)
+        .await
+        .unwrap();
+    assert_eq!(state, "new");
+    run(&mut client, "SELECT pg_sleep(0.05)").await;
+    let end_us = stage.clock.now_us();
+    stage.recorder.stop_listening().await.unwrap();
+    let usual = async {
+        while sqlx::query_scalar::<_, String>(of_log).fetch_one(&mut client).await.unwrap() != "-1" {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, usual).await.unwrap();
+    run(&mut client, "SELECT 'not heard'").await;
+    client.close().await.unwrap();
+    let heard = stage.finish(&[]).await.heard;
+
+    assert!(
+        heard.iter().all(|one| !one.statement.contains("everyone")),
+        "the recorder hears itself: {heard:#?}"
+    );
+    let of = |statement: &'static str| -> Vec<_> {
+        heard.iter().filter(|one| one.role == application && one.statement == statement).collect()
+    };
+    let [order] = of("SELECT state FROM orders WHERE id = $? AND total <> ?")[..] else {
+        panic!("{heard:#?}")
+    };
+    let [sleep] = of("SELECT pg_sleep(?)")[..] else { panic!("{heard:#?}") };
+    assert!(of("SELECT ?").is_empty(), "{heard:#?}");
+    let known_us = 2_000;
+    assert!(start_us <= order.start_us + known_us && sleep.end_us <= end_us + known_us, "{heard:#?}");
+    assert!(order.end_us <= sleep.start_us + known_us, "{heard:#?}");
+    assert!(sleep.end_us - sleep.start_us >= 50_000, "{sleep:?}");
 }

@@ -110,6 +110,22 @@ impl Play {
         Ok(())
     }
 
+    /// The log tells each statement of the clients, so that one that waits later is known by its route.
+    pub(super) async fn listen(&mut self) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if let Err(error) = recorder.listen().await {
+            self.events.notice(format!("statements are not told apart by route: failed to {error}"));
+        }
+    }
+
+    /// Before the baseline: what is measured does not pay for it.
+    pub(super) async fn stop_listening(&mut self) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if let Err(error) = recorder.stop_listening().await {
+            self.events.notice(format!("statements may not be told apart by route: failed to {error}"));
+        }
+    }
+
     pub(super) async fn start_traffic(
         &mut self,
         mirror: &Arc<dyn Mirror>,

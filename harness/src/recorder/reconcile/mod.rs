@@ -34,7 +34,7 @@ use super::statement::{PackageFiles, mentions, normalise};
 /// Longest statement in a record, characters.
 const STATEMENT_CHARACTERS: usize = 400;
 /// Longest statement of a victim or a reference, characters.
-const SHORT_STATEMENT_CHARACTERS: usize = 200;
+pub(super) const SHORT_STATEMENT_CHARACTERS: usize = 200;
 /// Most points of a queue over time.
 const QUEUE_POINTS_MAX: usize = 200;
 /// Most victims listed in a record.

@@ -138,8 +138,9 @@ fn locks(evidence: &Evidence) -> Markup {
              log, the server's wait log and samples of pg_locks. Clients: waits behind the lock, those included that \
              queued behind its request. Idle: of the hold, while the session was in its transaction and its client had not \
              sent the next statement. " (count(locks.other_waits, "client wait")) " had nothing to do with the package. \
-             Drained: from the end of the lock until response times were within 10 % of the baseline's p99. A route is \
-             found by time: its requests began just before the wait and ended just after it."
+             Drained: from the end of the lock until response times were within 10 % of the baseline's p99. A statement's \
+             route is learnt in the warmup; where that does not tell, a request of it began just before the wait and ended \
+             just after it."
         }
         @if !locks.retries.is_empty() { (retries(&locks.retries)) }
         @if !locks.excess.is_empty() {

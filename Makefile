@@ -1,6 +1,6 @@
 # The newcomer's commands: `make rehearsal`, `make rehearsal PACKAGE=unsafe`, `make test`.
 .DEFAULT_GOAL := help
-.PHONY: bench-containers bench-fingerprint bench-recorder bench-synthetic help prerequisites build images clean-images maybe-images nightly rehearsal test lint docs
+.PHONY: bench-containers bench-fingerprint bench-recorder bench-synthetic help prerequisites build images clean-images maybe-images nightly parity rehearsal test lint docs
 
 PACKAGE ?= safe
 # Kind of the mirror: auto (containers where an engine answers), compose or local.
@@ -8,6 +8,8 @@ MIRROR ?= auto
 FULLDRESS := target/debug/fulldress
 # What is built: programs alone, or with TARGETS=--all-targets the tests too, which the gate does once for all.
 TARGETS ?= --bins
+# How often `make parity` plays everything.
+ROUNDS ?= 1
 # Extra arguments of `fulldress run`, such as `ARGS="--out /somewhere"`.
 ARGS ?=
 # The images that `make images` built, as assignments for the compose file. What the environment names already, wins.
@@ -41,6 +43,11 @@ rehearsal: maybe-images ## Rehearse the storefront's upgrade; PACKAGE=safe (defa
 
 nightly: ## Rehearse the storefront with every step struck at every place; PACKAGE and MIRROR as for rehearsal
 	@$(MAKE) --no-print-directory rehearsal ARGS="--profile nightly $(ARGS)"
+
+parity: TARGETS = --all-targets
+parity: MIRROR = auto
+parity: maybe-images ## Rehearse both packages on both mirrors and hold the findings against each other; five times with ROUNDS=5
+	@.ci/parity $(ROUNDS)
 
 # Programs, images and tests from one build.
 test: TARGETS = --all-targets

@@ -22,7 +22,7 @@ use fulldress::plan::Plan;
 use fulldress::process::RunFolder;
 use fulldress_workloads::clock::Clock;
 
-/// Orders of the dataset: with their lines about a gigabyte, so that starting programs is no large part of it.
+/// Orders of the dataset: with their lines and what they are about 3.9 GB, so that starting programs is no large part of it.
 const ORDERS: &str = "4000000";
 /// Turns of each.
 const ROUNDS: usize = 5;

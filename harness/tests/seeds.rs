@@ -12,6 +12,7 @@ mod program;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fulldress::inventory::Inventory;
 use fulldress::mirror::Mirror as _;
@@ -20,8 +21,11 @@ use fulldress::mirror::containers::engine::{Engine, run_label};
 use fulldress::plan::Plan;
 use fulldress::process::RunFolder;
 use program::program;
+use sqlx::ConnectOptions as _;
 use tempfile::TempDir;
 
+/// Longest that a server may take until it is seen recovering.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Rows that every way of filling must bring.
 const ROWS: i64 = 1000;
 
@@ -134,6 +138,35 @@ fn keep(arguments: &[&str], file: &Path) {
     std::fs::write(file, output.stdout).unwrap();
 }
 
+/// PostgreSQL starts again by itself when one of its sessions is killed, and lets nobody in until it has.
+async fn is_reached_while_it_recovers(mirror: &ComposeMirror, container: &str) {
+    let mut victim = mirror.connect().await.unwrap();
+    // What was written since the last checkpoint is written again, which takes a while.
+    let much = "CREATE TABLE much AS SELECT id, repeat('x', 200) FROM generate_series(1, 300000) AS id";
+    sqlx::query(much).execute(&mut victim).await.unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut victim).await.unwrap();
+    docker::lines(&["exec", "-u", "root", container, "kill", "-9", &pid.to_string()]);
+    let refused = async {
+        loop {
+            match mirror.server().connect().await {
+                Ok(early) => drop(early),
+                Err(error)
+                    if error
+                        .as_database_error()
+                        .is_some_and(|error| error.code().is_some_and(|code| code == "57P03")) =>
+                {
+                    return;
+                }
+                Err(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("it recovered before anybody was refused");
+    let mut connection = mirror.connect().await.unwrap();
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM much").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(rows, 300_000);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_is_filled_by_its_own_scripts_by_dumps_and_from_a_data_folder() {
     if !docker::answer() {
@@ -161,6 +194,7 @@ async fn a_database_is_filled_by_its_own_scripts_by_dumps_and_from_a_data_folder
     drop(connection);
     mirror.back_up().await.unwrap();
     copy("/fulldress/backup", "data");
+    is_reached_while_it_recovers(&mirror, &container).await;
     mirror.stop().await;
 
     stage.holds_the_rows("").await;

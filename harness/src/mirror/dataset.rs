@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
+use super::connection::database_error;
 use super::processes::beside_us;
 use super::{MirrorError, PACKAGE_ROLE};
 use crate::plan::Plan;
@@ -153,11 +154,4 @@ pub async fn create_package_role(
 #[must_use]
 pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A failure of the mirror's database: `what` reads after "the mirror's database".
-#[must_use]
-pub fn database_error(what: &str, error: &sqlx::Error) -> MirrorError {
-    let text = format!("the mirror's database {what}: {error}");
-    MirrorError { hint: super::disk_hint(&text), ..MirrorError::new(text, "") }
 }

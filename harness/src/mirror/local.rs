@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fulldress_reports::evidence::FaultKind;
-use fulldress_workloads::clock::Clock;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tokio::sync::Mutex;
 
 use super::cluster::{Cluster, Programs, uuid};
-use super::dataset::{self, database_error, identifier};
+use super::connection::{self, database_error};
+use super::dataset::{self, identifier};
 use super::processes::Processes;
 use super::{HostParts, Mirror, MirrorError, Services};
 use crate::plan::Plan;
@@ -28,11 +28,6 @@ use crate::upgrade::script_host::ScriptHost;
 /// Last byte of the address from which the first script host's sessions reach PostgreSQL. All of 127.0.0.0/8 is
 /// loopback, and the application comes from 127.0.0.1.
 const FIRST_SOURCE: u8 = 9;
-
-/// SQLSTATE of a server that starts, recovers or shuts down.
-const CANNOT_CONNECT_NOW: &str = "57P03";
-/// Pause between two attempts while it does.
-const COMING_UP_PAUSE: Duration = Duration::from_millis(25);
 
 /// A mirror on this machine.
 pub struct LocalMirror {
@@ -175,15 +170,8 @@ impl Mirror for LocalMirror {
 
     async fn connect(&self) -> Result<PgConnection, MirrorError> {
         let cluster = self.cluster.lock().await;
-        let (clock, limit_us) = (Clock::start(), self.plan.mirror.start_timeout_s * 1_000_000);
-        loop {
-            match cluster.connect(&self.plan.mirror.database.name).await {
-                Err(error) if comes_up(&error) && clock.now_us() < limit_us => {
-                    tokio::time::sleep(COMING_UP_PAUSE).await;
-                }
-                connected => return connected.map_err(|error| database_error("cannot be reached", &error)),
-            }
-        }
+        let limit = Duration::from_secs(self.plan.mirror.start_timeout_s);
+        connection::connect(&cluster.options(&self.plan.mirror.database.name), limit).await
     }
 
     async fn dump_schema(&self) -> Result<String, MirrorError> {
@@ -280,14 +268,6 @@ impl Mirror for LocalMirror {
             let _ = cluster.remove();
         }
     }
-}
-
-/// Whether the server is there and lets nobody in yet: one of its sessions crashed, and it recovers by itself.
-fn comes_up(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code)
-        .is_some_and(|code| code == CANNOT_CONNECT_NOW)
 }
 
 fn placeholders(plan: &Plan, cluster: &Cluster, host_root: &Path) -> BTreeMap<String, String> {

@@ -5,6 +5,7 @@
 //! the kinds: [`local`] is the one without containers.
 
 pub mod cluster;
+pub mod connection;
 pub mod containers;
 pub mod dataset;
 pub mod local;
@@ -111,7 +112,12 @@ pub trait Mirror: Send + Sync + 'static {
     /// When scripts cannot be confined and the plan does not allow to run them unconfined.
     async fn script_host(&self, parts: HostParts<'_>) -> Result<Box<dyn ScriptHost>, MirrorError>;
 
-    /// What was called outside the mirror so far; none where that is not watched.
+    /// Whether calls to the outside are watched.
+    fn sees_outbound(&self) -> bool {
+        false
+    }
+
+    /// What was called outside the mirror so far, read from whoever saw it; none where that is not watched.
     async fn outbound(&self) -> Option<Outbound> {
         None
     }
@@ -163,7 +169,7 @@ impl std::fmt::Display for Caller {
 }
 
 /// What was called outside.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Called {
     /// A name that was asked for.
     Name(String),

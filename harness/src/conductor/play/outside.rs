@@ -2,7 +2,7 @@
 //!
 //! The play calls it at the end; the findings become the runtime's part of PRE-ENDPOINT.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use fulldress_reports::check::CheckId;
 use fulldress_reports::finding::Finding;
@@ -23,19 +23,20 @@ pub(super) fn sort(outbound: &Outbound, upgrade_unix_us: Option<u64>) -> Outside
     let is_habit = |call: &OutboundCall| {
         call.caller != Caller::Script && upgrade_unix_us.is_none_or(|upgrade| call.first_unix_us < upgrade)
     };
+    // A service that makes up names calls ten thousand of them: each is looked up, none looked for.
+    let habits: HashSet<&Called> =
+        outbound.calls.iter().filter(|call| is_habit(call)).map(|call| &call.called).collect();
     let mut outside = Outside::default();
-    let mut told = BTreeSet::new();
+    let mut told = HashSet::new();
     for call in &outbound.calls {
         let what = object(&call.called);
+        let is_new = told.insert((call.caller.to_string(), what.clone(), is_habit(call)));
         if is_habit(call) {
-            let phrase = format!("{} called {what}", call.caller);
-            if !outside.habits.contains(&phrase) {
-                outside.habits.push(phrase);
+            if is_new {
+                outside.habits.push(format!("{} called {what}", call.caller));
             }
         // What a service did before an upgrade replaced it is not the upgrade's doing, whichever container did it.
-        } else if !outbound.calls.iter().any(|other| is_habit(other) && other.called == call.called)
-            && told.insert((call.caller.to_string(), what))
-        {
+        } else if is_new && !habits.contains(&call.called) {
             outside.findings.push(finding(call));
         }
     }

@@ -20,7 +20,8 @@ use super::project::{self, Project};
 use super::services::ContainerServices;
 use crate::inventory::Inventory;
 use crate::mirror::cluster::uuid;
-use crate::mirror::dataset::{self, database_error};
+use crate::mirror::connection::database_error;
+use crate::mirror::dataset;
 use crate::mirror::{HostParts, Mirror, MirrorError, Outbound, Services};
 use crate::plan::Plan;
 use crate::process::RunFolder;
@@ -58,25 +59,40 @@ pub(super) struct Parts {
 /// A mirror in containers.
 pub struct ComposeMirror {
     parts: Parts,
+    /// The compose file as Compose reads it, of which each clone gets its own.
+    resolved: Model,
     package_password: String,
-    gateway: String,
-    edge: String,
+    gateway: Gateway,
     data_folder: String,
     image: String,
     logs: PathBuf,
 }
 
-/// What a project is made of before its database runs.
+/// A project with its volumes, before anything else of it is made.
 struct Stage {
     program: PathBuf,
+    resolved: Model,
     project: Arc<Project>,
     seeds: Vec<SeededVolume>,
     image: String,
     data_folder: String,
-    /// The gateway's container, the network that publishes its ports, and its addresses by the project's networks.
-    gateway: String,
+}
+
+/// What a mirror's roles of ours log in with.
+struct Passwords {
+    /// Our superuser; a new one when absent.
+    own: Option<String>,
+    /// The package's role.
+    package: String,
+}
+
+/// The container that stands in two networks.
+struct Gateway {
+    container: String,
+    /// The network that publishes its ports.
     edge: String,
-    resolvers: BTreeMap<String, IpAddr>,
+    /// Its addresses by the project's networks.
+    addresses: BTreeMap<String, IpAddr>,
 }
 
 /// Makes sure that every image is here that the mirror and the package's versions need; pulls what is missing.
@@ -139,7 +155,11 @@ impl ComposeMirror {
         tell: impl Fn(String) + Send + Sync,
     ) -> Result<Self, MirrorError> {
         tell(format!("starting containers on {}", engine.describe()));
-        let stage = Stage::set(engine, program, &plan, &inventory, &run).await?;
+        let file = plan.mirror.compose.as_deref().unwrap_or(Path::new(""));
+        let resolved = project::resolve(&engine, file, "fulldress").await?;
+        let stage = Stage::set(engine, program, resolved, &plan, &inventory, &run).await?;
+        let gateway = stage.make(&plan, &run).await?;
+        let passwords = Passwords { own: None, package: uuid() };
         let service = plan.mirror.database.service.clone().unwrap_or_default();
         stage.seed(&run).await?;
         if let Some(folder) = &plan.mirror.dataset.data_folder {
@@ -147,7 +167,7 @@ impl ComposeMirror {
             stage.seed_data(&run, &service, folder).await?;
         }
         stage.project.start_with(&service).await?;
-        let mirror = Self::open(stage, plan, inventory, run, logs, None, uuid()).await?;
+        let mirror = Self::open(stage, gateway, plan, inventory, run, logs, passwords).await?;
         let restart = mirror.parts.database.prepare(&mirror.parts.plan).await?;
         if let Err(error) = mirror.fill(&tell).await {
             return Err(mirror.parts.database.explain(error).await);
@@ -160,41 +180,47 @@ impl ComposeMirror {
     /// Reaches a project whose database is coming up.
     async fn open(
         stage: Stage,
+        gateway: Gateway,
         plan: Arc<Plan>,
         inventory: Arc<Inventory>,
         run: Arc<RunFolder>,
         logs: &Path,
-        password: Option<String>,
-        package_password: String,
+        passwords: Passwords,
     ) -> Result<Self, MirrorError> {
-        let Stage { program, project, image, data_folder, gateway, edge, resolvers, .. } = stage;
+        let Stage { program, resolved, project, image, data_folder, .. } = stage;
         let start_limit = Duration::from_secs(plan.mirror.start_timeout_s);
-        let published = project.engine().inspect(&gateway).await?.published;
+        let published = project.engine().inspect(&gateway.container).await?.published;
         let port_of = |index: usize| {
             let inside = GATEWAY_PORT + u16::try_from(index).unwrap_or(u16::MAX - GATEWAY_PORT);
             published.get(&inside).copied().ok_or_else(|| {
                 MirrorError::new(format!("the gateway's port {inside} is not published on this machine"), "")
             })
         };
-        let place =
-            Place { image: image.clone(), data_folder: data_folder.clone(), port: port_of(0)?, password };
+        let place = Place {
+            image: image.clone(),
+            data_folder: data_folder.clone(),
+            port: port_of(0)?,
+            password: passwords.own,
+        };
         let database = Database::new(&plan, &project, &run, place).await?;
         let mut ports = BTreeMap::new();
         for (index, service) in plan.mirror.services.iter().enumerate() {
             ports.insert(service.name.clone(), port_of(index + 1)?);
         }
         let network = database.network().await?;
-        let resolver = *resolvers.get(&network).ok_or_else(|| {
+        let resolver = *gateway.addresses.get(&network).ok_or_else(|| {
             MirrorError::new(format!("the gateway has no address in the network {network}"), "")
         })?;
         let specs = plan.mirror.services.clone();
         let image_of_ours = plan.mirror.runner_image.clone();
-        let outbound = OutboundLedger::new(&project, &run, program.clone(), image_of_ours, gateway.clone());
+        let outbound =
+            OutboundLedger::new(&project, &run, program.clone(), image_of_ours, gateway.container.clone());
         let services =
             ContainerServices::new(Arc::clone(&project), specs, ports, Arc::clone(&outbound), start_limit);
         let services = Arc::new(services);
         let parts = Parts { program, plan, inventory, run, project, database, services, resolver, outbound };
-        Ok(Self { parts, package_password, gateway, edge, data_folder, image, logs: logs.to_owned() })
+        let package_password = passwords.package;
+        Ok(Self { parts, resolved, package_password, gateway, data_folder, image, logs: logs.to_owned() })
     }
 
     async fn fill(&self, tell: &impl Fn(String)) -> Result<(), MirrorError> {
@@ -230,22 +256,23 @@ impl ComposeMirror {
 }
 
 impl Stage {
-    /// Resolves and closes the compose file under a new project name.
+    /// Closes the compose file under a new project name, and makes its volumes.
     async fn set(
         engine: Engine,
         program: PathBuf,
+        resolved: Model,
         plan: &Plan,
         inventory: &Inventory,
         run: &Arc<RunFolder>,
     ) -> Result<Self, MirrorError> {
         let name = format!("fulldress-{:08x}", rand::random::<u32>());
-        let file = plan.mirror.compose.as_deref().unwrap_or(Path::new(""));
-        let mut model = project::resolve(&engine, file, &name).await?;
+        let mut model = resolved.clone();
         let service = plan.mirror.database.service.clone().unwrap_or_default();
         model.require(&service, "the database")?;
         for spec in &plan.mirror.services {
             model.require(&spec.name, "a service")?;
         }
+        model.refuse_unknown(&engine.describe(), engine.api_minor())?;
         let image = model.image(&service).unwrap_or_default().to_owned();
         let facts = engine.image(&image).await?;
         let data_folder = data_folder(&model, &service, &facts);
@@ -263,17 +290,24 @@ impl Stage {
             model.configure_server(&service, &facts.command, &settings::start_settings());
         }
         let project = Arc::new(Project::new(engine, name, run, model)?);
+        project.create_volumes().await?;
+        Ok(Self { program, resolved, project, seeds, image, data_folder })
+    }
+
+    /// Makes networks, gateway and containers; but for the gateway none of them runs yet.
+    async fn make(&self, plan: &Plan, run: &Arc<RunFolder>) -> Result<Gateway, MirrorError> {
+        let Self { program, project, .. } = self;
         // Whoever a service asks for names must have an address before the service's container is made.
         let edge = format!("{}-edge", project.name());
         let networks = project.create_networks().await?;
-        let gateway = start_gateway(&program, &project, plan, run, &edge).await?;
+        let container = start_gateway(program, project, plan, run, &edge).await?;
         for network in &networks {
-            project.engine().connect_network(network, &gateway, &[]).await?;
+            project.engine().connect_network(network, &container, &[]).await?;
         }
-        let resolvers = project.engine().inspect(&gateway).await?.addresses;
-        project.model().await.answer_names_at(&resolvers);
+        let addresses = project.engine().inspect(&container).await?.addresses;
+        project.model().await.answer_names_at(&addresses);
         project.create().await?;
-        Ok(Self { program, project, seeds, image, data_folder, gateway, edge, resolvers })
+        Ok(Gateway { container, edge, addresses })
     }
 
     /// Copies the folders of this machine that services may write.
@@ -464,8 +498,8 @@ impl Mirror for ComposeMirror {
 
     async fn clone_from_snapshot(&self, name: &str, _hosts: &[&str]) -> Result<Arc<dyn Mirror>, MirrorError> {
         let Parts { program, plan, inventory, run, project, database, .. } = &self.parts;
-        let stage = Stage::set(project.engine().clone(), program.clone(), plan, inventory, run).await?;
-        stage.seed(run).await?;
+        let (engine, resolved) = (project.engine().clone(), self.resolved.clone());
+        let stage = Stage::set(engine, program.clone(), resolved, plan, inventory, run).await?;
         let service = plan.mirror.database.service.clone().unwrap_or_default();
         // The place in the new project is known before anything of it runs.
         let place = Place {
@@ -474,17 +508,20 @@ impl Mirror for ComposeMirror {
             port: 0,
             password: Some(database.password().to_owned()),
         };
-        Database::new(plan, &stage.project, run, place).await?.fill_from(database).await?;
-        stage.project.start_with(&service).await?;
+        let empty = Database::new(plan, &stage.project, run, place).await?;
+        // The copy takes longest, and needs nothing but the volumes.
+        let ((), gateway) = tokio::try_join!(empty.fill_from(database), stage.make(plan, run))?;
+        stage.seed(run).await?;
+        stage.project.start_alone(&service).await?;
         let logs = self.logs.join(name);
         let clone = Self::open(
             stage,
+            gateway,
             Arc::clone(plan),
             Arc::clone(inventory),
             Arc::clone(run),
             &logs,
-            Some(database.password().to_owned()),
-            self.package_password.clone(),
+            Passwords { own: Some(database.password().to_owned()), package: self.package_password.clone() },
         )
         .await?;
         clone.parts.database.await_ready().await?;
@@ -495,11 +532,12 @@ impl Mirror for ComposeMirror {
         Ok(Box::new(ContainerHost::start(&self.parts, parts).await?))
     }
 
+    fn sees_outbound(&self) -> bool {
+        true
+    }
+
     async fn outbound(&self) -> Option<Outbound> {
-        Some(self.parts.outbound.so_far().await.unwrap_or_else(|error| Outbound {
-            calls: Vec::new(),
-            unseen: vec![format!("everyone ({error})")],
-        }))
+        Some(self.parts.outbound.so_far().await)
     }
 
     async fn died(&self) -> String {
@@ -512,8 +550,8 @@ impl Mirror for ComposeMirror {
         self.parts.outbound.stop().await;
         let engine = self.parts.project.engine();
         // The gateway holds the networks. Whatever cannot be removed now is swept at the run's end, which tells of it.
-        let _swept_later = engine.remove(&self.gateway, true).await;
+        let _swept_later = engine.remove(&self.gateway.container, true).await;
         let _swept_later = self.parts.project.down().await;
-        let _swept_later = engine.remove_network(&self.edge).await;
+        let _swept_later = engine.remove_network(&self.gateway.edge).await;
     }
 }

@@ -16,7 +16,8 @@ use super::host::labels;
 use super::model::{EVIDENCE_FOLDER, EVIDENCE_VOLUME};
 use super::project::Project;
 use crate::mirror::cluster::uuid;
-use crate::mirror::dataset::{database_error, identifier};
+use crate::mirror::connection::{self, database_error};
+use crate::mirror::dataset::identifier;
 use crate::mirror::{MirrorError, SUPERUSER};
 use crate::plan::Plan;
 use crate::process::RunFolder;
@@ -141,14 +142,13 @@ impl Database {
         &self.password
     }
 
-    /// Connects to the plan's database; waits while the server is stopped on purpose.
+    /// Connects to the plan's database; waits while the server is stopped on purpose, and while it recovers.
     ///
     /// # Errors
     /// When the server does not answer.
     pub async fn connect(&self) -> Result<PgConnection, MirrorError> {
         let _running = self.stopped.lock().await;
-        let connected = self.options(&self.name).connect().await;
-        connected.map_err(|error| database_error("cannot be reached", &error))
+        connection::connect(&self.options(&self.name), self.start_limit).await
     }
 
     /// Makes our superuser and the plan's database through the image's own superuser, and gives the server the settings
@@ -460,7 +460,7 @@ impl Database {
     async fn last_alarm(&self) -> Option<String> {
         let script = "cat /fulldress/log/*.json 2>/dev/null | \
                       grep -E '\"error_severity\":\"(PANIC|FATAL)\"|No space left on device' | tail -n 1";
-        let line = self.beside("read its log", script, &self.evidence_volume).await.ok()?;
+        let line = self.beside("read its log", script, &[]).await.ok()?;
         let line: serde_json::Value = serde_json::from_str(line.trim()).ok()?;
         line.get("message")?.as_str().map(str::to_owned)
     }

@@ -19,6 +19,8 @@ pub const EVIDENCE_VOLUME: &str = "fulldress-evidence";
 pub const EVIDENCE_FOLDER: &str = "/fulldress";
 /// Name of the volume for the database's data where the compose file gives it none.
 const DATA_VOLUME: &str = "fulldress-data";
+/// The engine's interface from which on a folder of a volume can be mounted is 1 and this; older ones mount all of it.
+const SUBPATH_API_MINOR: usize = 45;
 /// Longest log of one container.
 const LOG_SIZE_MAX: &str = "50m";
 
@@ -169,6 +171,15 @@ impl Model {
         self.0.get("networks")?.get(network)?.get("name")?.as_str()
     }
 
+    /// All volumes: their keys, and the engine's names of them.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<(String, String)> {
+        let volumes = self.map("volumes").iter();
+        volumes
+            .filter_map(|(key, volume)| Some((key.clone(), volume.get("name")?.as_str()?.to_owned())))
+            .collect()
+    }
+
     /// The engine's names of all networks.
     #[must_use]
     pub fn network_names(&self) -> Vec<String> {
@@ -234,6 +245,32 @@ impl Model {
             services.retain(|name, _| kept.contains(name));
         }
         model
+    }
+
+    /// Holds what the services ask for against the interface that the engine speaks, where an older one would leave it out
+    /// without a word. `engine` is its name.
+    ///
+    /// # Errors
+    /// The first service that would see something else than the file says.
+    pub fn refuse_unknown(&self, engine: &str, api_minor: usize) -> Result<(), MirrorError> {
+        if api_minor >= SUBPATH_API_MINOR {
+            return Ok(());
+        }
+        for name in self.services() {
+            let mounts = self.service(name).and_then(|service| service.get("volumes")?.as_array());
+            let part = |mount: &Value| Some(mount.get("volume")?.get("subpath")?.as_str()?.to_owned());
+            if let Some(part) = mounts.into_iter().flatten().find_map(part) {
+                return Err(MirrorError::new(
+                    format!(
+                        "service {name} mounts the folder {part} of a volume, and {engine} would mount all of it"
+                    ),
+                    &format!(
+                        "mount the volume itself, or use an engine from API 1.{SUBPATH_API_MINOR} on (Docker 26)"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Takes away what leads out of the mirror, adds labels, aliases and the volumes that the rehearsal needs. Gives the
@@ -502,6 +539,19 @@ mod tests {
             data_folder: "/var/lib/postgresql/data",
             aliases,
         }
+    }
+
+    #[test]
+    fn a_folder_of_a_volume_is_refused_where_the_engine_would_mount_all_of_it() {
+        let volume =
+            json!({ "type": "volume", "source": "data", "target": "/d", "volume": { "subpath": "part" } });
+        let model = model(&json!({ "db": {}, "web": { "volumes": [volume] } }));
+        assert!(model.refuse_unknown("Docker 26.0", 45).is_ok());
+        let error = model.refuse_unknown("Docker 20.10", 41).unwrap_err().to_string();
+        assert!(
+            error.starts_with("service web mounts the folder part of a volume, and Docker 20.10 "),
+            "{error}"
+        );
     }
 
     #[test]

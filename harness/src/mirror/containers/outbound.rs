@@ -123,30 +123,32 @@ impl OutboundLedger {
         self.forget(container, &mut state).await;
     }
 
-    /// Everything that was called until now.
-    ///
-    /// # Errors
-    /// When the gateway's log cannot be read.
-    pub(super) async fn so_far(&self) -> Result<Outbound, MirrorError> {
-        let mut state = self.state.lock().await;
+    /// Everything that was called until now, as far as it is known: an engine that does not answer takes away what it has,
+    /// and nothing that was taken down before.
+    pub(super) async fn so_far(&self) -> Outbound {
+        let state = self.state.lock().await;
         let mut calls = state.calls.clone();
-        let watched: Vec<(Caller, String)> =
-            state.watched.values().map(|watched| (watched.caller.clone(), watched.witness.clone())).collect();
-        for (caller, witness) in watched {
-            match self.seen_by(&caller, &witness).await {
+        // Only of this look: the next one may find all of it.
+        let mut unseen = state.unseen.clone();
+        for Watched { caller, witness, .. } in state.watched.values() {
+            match self.seen_by(caller, witness).await {
                 Ok(seen) => calls.extend(seen),
-                Err(why) => drop(state.unseen.insert(format!("{caller} ({why})"))),
+                Err(why) => drop(unseen.insert(format!("{caller} ({why})"))),
             }
         }
-        let said = self.engine.logs(&self.gateway, None).await?;
-        let asked = attempts(&said).filter(|attempt| attempt.attempt == "name");
-        calls.extend(asked.map(|attempt| OutboundCall {
-            caller: asker(&state.askers, &attempt),
-            called: Called::Name(attempt.name.clone()),
-            first_unix_us: attempt.at_unix_us,
-        }));
+        match self.engine.logs(&self.gateway, None).await {
+            Ok(said) => {
+                let asked = attempts(&said).filter(|attempt| attempt.attempt == "name");
+                calls.extend(asked.map(|attempt| OutboundCall {
+                    caller: asker(&state.askers, &attempt),
+                    called: Called::Name(attempt.name.clone()),
+                    first_unix_us: attempt.at_unix_us,
+                }));
+            }
+            Err(why) => drop(unseen.insert(format!("whoever asked for a name ({why})"))),
+        }
         calls.sort_by_key(|call| call.first_unix_us);
-        Ok(Outbound { calls, unseen: state.unseen.iter().cloned().collect() })
+        Outbound { calls, unseen: unseen.into_iter().collect() }
     }
 
     /// Ends the watch over services; what witnesses saw is taken down.
@@ -311,7 +313,33 @@ fn asker(askers: &[Asker], attempt: &Attempt) -> Caller {
 
 #[cfg(test)]
 mod tests {
-    use super::{Asker, Attempt, Caller, asker};
+    use std::sync::Arc;
+
+    use super::{Asker, Attempt, Called, Caller, Engine, OutboundCall, OutboundLedger, Project, asker};
+    use crate::mirror::containers::model::Model;
+    use crate::process::RunFolder;
+
+    /// What was taken down of a container that is gone is no less true because the engine went too.
+    #[tokio::test]
+    async fn an_engine_that_is_gone_takes_no_call_away_that_is_known() {
+        let state = tempfile::tempdir().unwrap();
+        let run = Arc::new(RunFolder::create_in(state.path()).unwrap().0);
+        let engine = Engine::gone(&state.path().join("engine.sock"));
+        let model = Model::parse(r#"{"services":{"shop":{}}}"#).unwrap();
+        let project = Arc::new(Project::new(engine, "fulldress-test".to_owned(), &run, model).unwrap());
+        let ledger =
+            OutboundLedger::new(&project, &run, "/fulldress".into(), "image".into(), "gateway".into());
+        let known = OutboundCall {
+            caller: Caller::Script,
+            called: Called::Address("tcp 192.0.2.1:443".to_owned()),
+            first_unix_us: 7,
+        };
+        ledger.state.lock().await.calls.push(known.clone());
+        let outbound = ledger.so_far().await;
+        assert_eq!(outbound.calls, [known]);
+        let [unseen] = outbound.unseen.as_slice() else { panic!("{outbound:?}") };
+        assert!(unseen.starts_with("whoever asked for a name (failed to read the log"), "{unseen}");
+    }
 
     #[test]
     fn an_address_belongs_to_whoever_had_it_then() {

@@ -24,6 +24,16 @@ use crate::process::{Launch, RunFolder};
 const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 /// Compose's own label for the name of a service.
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
+/// Compose's own label for the name of a volume in its file.
+const COMPOSE_VOLUME: &str = "com.docker.compose.volume";
+/// How an engine, and Compose for it, say that it lacks something.
+const LACKS: [&str; 5] = [
+    "Unknown runtime",
+    "unknown or invalid runtime",
+    "could not select device driver",
+    "require Docker Engine",
+    "requires API version",
+];
 /// One call of Compose that starts nothing.
 const QUESTION_LIMIT: Duration = Duration::from_secs(60);
 /// Taking everything away; whatever takes longer is swept by its label.
@@ -100,7 +110,23 @@ impl Project {
         Ok(names)
     }
 
-    /// Makes every volume and container of the model; nothing runs yet, so that volumes can be filled.
+    /// Makes every volume of the model; Compose finds them by its own labels, as if it had made them.
+    ///
+    /// # Errors
+    /// When the engine cannot make one.
+    pub async fn create_volumes(&self) -> Result<(), MirrorError> {
+        let volumes = self.model.lock().await.volumes();
+        for (volume, name) in volumes {
+            let mut labels = labels(&self.run, &self.name);
+            labels.push((COMPOSE_PROJECT.to_owned(), self.name.clone()));
+            labels.push((COMPOSE_VOLUME.to_owned(), volume));
+            self.engine.create_volume(&name, &labels).await?;
+        }
+        self.begun.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes every container of the model; nothing runs yet, so that volumes can be filled.
     ///
     /// # Errors
     /// When Compose fails; its last words are in the sentence.
@@ -137,6 +163,14 @@ impl Project {
                 Err(self.explain(service, last_line(&error)).await)
             }
         }
+    }
+
+    /// Brings one service up, with those that it depends on, without waiting until it is healthy.
+    ///
+    /// # Errors
+    /// When Compose fails; its last words are in the sentence.
+    pub async fn start_alone(&self, service: &str) -> Result<(), MirrorError> {
+        self.call(&["up", "--detach", "--no-recreate"], Some(service)).await
     }
 
     /// Brings every service up, in the order of the file's own dependencies and conditions.
@@ -177,7 +211,10 @@ impl Project {
         };
         match failed_service(&said).or(service) {
             Some(service) => Err(self.explain(service, last_line(&said)).await),
-            None => Err(MirrorError::new(format!("Compose says: {}", last_line(&said)), "")),
+            None => {
+                let what = format!("the mirror did not start: Compose says: {}", last_line(&said));
+                Err(MirrorError::new(what, &self.lack(&said)))
+            }
         }
     }
 
@@ -207,7 +244,19 @@ impl Project {
             Err(_) => String::new(),
         };
         let log = if log.is_empty() { log } else { format!("; its last lines: {log}") };
-        MirrorError::new(format!("service {service} did not start: Compose says: {said}{log}"), "")
+        let hint = self.lack(said);
+        MirrorError::new(format!("service {service} did not start: Compose says: {said}{log}"), &hint)
+    }
+
+    /// What to do when the engine lacks what the file asks for; empty when it is something else.
+    fn lack(&self, said: &str) -> String {
+        if !LACKS.iter().any(|words| said.contains(words)) {
+            return String::new();
+        }
+        format!(
+            "{} lacks it: name a compose file without it in mirror.compose, or use an engine that has it",
+            self.engine.describe()
+        )
     }
 
     /// The last lines that a container wrote, joined.
@@ -323,10 +372,25 @@ fn compose(engine: &Engine) -> Launch {
     Launch::new("docker").args(["compose"]).env("DOCKER_HOST", engine.host())
 }
 
-/// Which service Compose speaks of: `dependency failed to start: container NAME-SERVICE-1 is unhealthy`.
+/// Which service Compose speaks of: `dependency failed to start: container NAME-SERVICE-1 is unhealthy`, or
+/// `service:SERVICE:1 Error response from daemon: …`, or nothing but that it was starting `Container NAME-SERVICE-1`.
 fn failed_service(said: &str) -> Option<&str> {
-    let container = said.lines().rev().find_map(|line| line.split("container ").nth(1))?;
-    let name = container.split_whitespace().next()?.trim_matches('"');
+    let lines = || said.lines().map(str::trim).rev();
+    if let Some(rest) = lines().find_map(|line| line.strip_prefix("service:")) {
+        return rest.split(':').next();
+    }
+    if let Some(container) = lines().find_map(|line| line.split("container ").nth(1)) {
+        return service_of(container.split_whitespace().next()?.trim_matches('"'));
+    }
+    let in_state = |state| {
+        lines().filter_map(move |line| line.strip_prefix("Container ")?.strip_suffix(state)).map(str::trim)
+    };
+    let mut unfinished = in_state("Starting").filter(|name| !in_state("Started").any(|other| other == *name));
+    unfinished.next().and_then(service_of)
+}
+
+/// The service of a container's name.
+fn service_of(name: &str) -> Option<&str> {
     let (name, number) = name.rsplit_once('-')?;
     number.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
     // Our projects' names end with a hexadecimal number.
@@ -346,5 +410,13 @@ mod tests {
         let said = "dependency failed to start: container fulldress-1a2b-order-desk-1 is unhealthy\n";
         assert_eq!(failed_service(said), Some("order-desk"));
         assert_eq!(failed_service("no such image"), None);
+        let said = " Container fulldress-1a2b-fine-1 Creating \n \
+                    service:order-desk:1 Error response from daemon: Unknown runtime specified runsc \n\
+                    Error response from daemon: Unknown runtime specified runsc\n";
+        assert_eq!(failed_service(said), Some("order-desk"));
+        let said = " Container fulldress-1a2b-fine-1 Starting \n Container fulldress-1a2b-order-desk-1 Starting \n \
+                    Container fulldress-1a2b-fine-1 Started \n\
+                    Error response from daemon: could not select device driver \"\" with capabilities: [[gpu]]\n";
+        assert_eq!(failed_service(said), Some("order-desk"));
     }
 }

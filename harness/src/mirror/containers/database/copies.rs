@@ -64,7 +64,7 @@ impl Database {
         let _stopped = self.stopped.lock().await;
         self.stop().await?;
         let script = "rm -rf /fulldress/snapshot && cp -a \"$1\" /fulldress/snapshot";
-        self.copy("copy the data", script, &self.evidence_volume).await?;
+        self.beside("copy the data", script, &[]).await?;
         self.start().await
     }
 
@@ -73,12 +73,10 @@ impl Database {
     /// # Errors
     /// When the copy fails.
     pub async fn fill_from(&self, other: &Self) -> Result<(), MirrorError> {
-        let script = "mkdir -p \"$1\" && cp -a /fulldress/snapshot/. \"$1\"/ && \
-                      chown \"$(stat -c %u:%g /fulldress/snapshot)\" \"$1\" && chmod 700 \"$1\"";
-        self.copy("copy the snapshot", script, &other.evidence_volume).await?;
-        let folders = "mkdir -p /fulldress/log /fulldress/backup && chmod 700 /fulldress/* && \
-                       chown \"$(stat -c %u:%g \"$1\")\" /fulldress /fulldress/*";
-        self.copy("prepare its folders", folders, &self.evidence_volume).await
+        let script = "mkdir -p \"$1\" /fulldress/log /fulldress/backup && cp -a /source/snapshot/. \"$1\"/ && \
+                      chmod 700 \"$1\" /fulldress/* && \
+                      chown \"$(stat -c %u:%g /source/snapshot)\" \"$1\" /fulldress /fulldress/*";
+        self.beside("copy the snapshot", script, &[(&other.evidence_volume, "/source")]).await.map(drop)
     }
 
     /// Takes a base backup of the running server; gives its size in bytes.
@@ -123,27 +121,28 @@ impl Database {
         let _stopped = self.stopped.lock().await;
         self.stop().await?;
         let script = "find \"$1\" -mindepth 1 -delete && cp -a /fulldress/backup/. \"$1\"/";
-        self.copy("put the base backup back", script, &self.evidence_volume).await?;
+        self.beside("put the base backup back", script, &[]).await?;
         self.start().await
     }
 
-    async fn copy(&self, what: &str, script: &str, evidence: &str) -> Result<(), MirrorError> {
-        self.beside(what, script, evidence).await.map(drop)
-    }
-
     /// A container of the server's own image, so that nothing else is needed, works on the volumes of a server that is
-    /// stopped or gone; what it says.
+    /// stopped or gone, and reads others: volume and folder; what it says.
     pub(super) async fn beside(
         &self,
         what: &str,
         script: &str,
-        evidence: &str,
+        others: &[(&str, &str)],
     ) -> Result<String, MirrorError> {
-        let volume = |source: &str, target: &str| Mount {
+        let volume = |source: &str, target: &str, read_only| Mount {
             source: MountSource::Volume(source.to_owned()),
             target: target.to_owned(),
-            read_only: false,
+            read_only,
         };
+        let mut mounts = vec![
+            volume(&self.data_volume, &self.data_target, false),
+            volume(&self.evidence_volume, EVIDENCE_FOLDER, false),
+        ];
+        mounts.extend(others.iter().map(|(source, target)| volume(source, target, true)));
         let spec = ContainerSpec {
             name: format!("{}-copy-{}", self.project.name(), uuid()),
             image: self.image.clone(),
@@ -151,7 +150,7 @@ impl Database {
             command: vec![self.data_folder.clone()],
             user: Some("0".into()),
             network: Some("none".into()),
-            mounts: vec![volume(&self.data_volume, &self.data_target), volume(evidence, EVIDENCE_FOLDER)],
+            mounts,
             labels: self.labels(),
             ..ContainerSpec::default()
         };

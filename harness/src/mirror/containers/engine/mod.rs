@@ -94,10 +94,25 @@ impl Engine {
         })
     }
 
+    /// One that nobody hears at its socket any more.
+    #[cfg(test)]
+    pub(crate) fn gone(socket: &std::path::Path) -> Self {
+        drop(std::os::unix::net::UnixListener::bind(socket));
+        let host = format!("unix://{}", socket.display());
+        let docker = Docker::connect_with_host(&host).unwrap_or_else(|error| panic!("{host}: {error}"));
+        Self { docker, host, description: "no engine".to_owned(), silence: Arc::default() }
+    }
+
     /// For people: `Docker 20.10.24 (API 1.41)`.
     #[must_use]
     pub fn describe(&self) -> String {
         self.description.clone()
+    }
+
+    /// The interface that is spoken with it is 1 and this.
+    #[must_use]
+    pub fn api_minor(&self) -> usize {
+        self.docker.client_version().minor_version
     }
 
     /// Value of `DOCKER_HOST` for child processes, so that they speak to the same engine whatever their context says.
@@ -141,6 +156,8 @@ fn failed(what: &str, error: &Error) -> MirrorError {
         "another container has the name: remove it, or run `fulldress doctor --clean`"
     } else if said.contains("No such container") || said.contains("is not running") {
         "it ended or was removed from outside: look at its log"
+    } else if said.contains("port is already allocated") || said.contains("address already in use") {
+        "another program took the port that the engine had chosen: start the rehearsal again"
     } else if matches!(error, Error::HyperLegacyError { .. } | Error::SocketNotFoundError(_)) {
         "check that the container engine still runs"
     } else {

@@ -199,6 +199,18 @@ async fn details(connection: &mut PgConnection, version: u32) {
         ),
         ("both ends of a range", "SELECT bool_and(NOT isempty(j) AND NOT upper_inf(j)) FROM kinds.many"),
         ("composite", "SELECT bool_and((n).x IS NOT NULL AND (n).price > 0) FROM kinds.others"),
+        (
+            "letters of every kind",
+            "SELECT bool_and(a <> lower(a) AND a <> upper(a) AND octet_length(a) > length(a)) AND bool_or(a <> initcap(a)) FROM kinds.texts",
+        ),
+        (
+            "letters of every kind in short texts",
+            "SELECT bool_or(b <> lower(b)) AND bool_or(b <> upper(b)) AND bool_or(octet_length(b) > 3) FROM kinds.texts",
+        ),
+        (
+            "letters in JSON",
+            "SELECT bool_and(m->>'label' <> lower(m->>'label')) FROM kinds.texts WHERE m IS NOT NULL",
+        ),
         ("cycle", "SELECT count(DISTINCT other) > 5 FROM linked.left"),
     ];
     for (what, query) in yes {

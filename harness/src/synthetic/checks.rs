@@ -4,6 +4,7 @@
 //! part that is not understood is marked uncertain, and its constraint left to the server's word.
 
 use super::expression::Expression;
+use super::samples::Letters;
 
 /// Combinations that are followed for one condition.
 const ALTERNATIVES_MAX: usize = 64;
@@ -26,6 +27,8 @@ pub(super) enum Atom {
         ignores_case: bool,
         matches: bool,
     },
+    /// What functions of case and bytes leave as it is, or count one by one.
+    Letters(String, Letters),
     /// `jsonb_typeof`.
     Json(String, String),
     Columns(String, Comparison, String),
@@ -217,6 +220,7 @@ impl Atom {
             | Self::Items(column, _)
             | Self::Length(column, ..)
             | Self::Match { column, .. }
+            | Self::Letters(column, _)
             | Self::Json(column, _)
             | Self::Columns(column, ..) => Some(column.clone()),
         }
@@ -239,7 +243,8 @@ fn quantified(
             .map(|text| text.split(',').map(|item| Constant::Text(item.to_owned())).collect()),
         _ => None,
     };
-    let (Some(column), Some(constants)) = (subject(left), constants) else { return Conjunction::unknown() };
+    let (Some(subject), Some(constants)) = (subject(left), constants) else { return Conjunction::unknown() };
+    let column = &subject.column;
     let is_in = match (operator, all) {
         ("=", false) => truth,
         ("<>", true) => !truth,
@@ -255,11 +260,14 @@ fn quantified(
                 }),
                 Constant::Now => None,
             });
-            return ways.map(|atom| Conjunction { atoms: vec![atom], certain: true }).collect();
+            return ways.flat_map(|atom| subject.asks(atom)).collect();
         }
         _ => return Conjunction::unknown(),
     };
-    Conjunction::of(Atom::Among(column, constants, is_in))
+    if is_in && constants.iter().all(|constant| subject.keeps(constant)) {
+        return Conjunction::of(Atom::Among(column.clone(), constants, true));
+    }
+    if is_in { Conjunction::unknown() } else { subject.asks(Atom::Among(column.clone(), constants, false)) }
 }
 
 fn binary(operator: &str, left: &Expression, right: &Expression, truth: bool) -> Vec<Conjunction> {
@@ -268,10 +276,10 @@ fn binary(operator: &str, left: &Expression, right: &Expression, truth: bool) ->
     }
     if operator == "<@"
         && truth
-        && let (Some(column), Expression::Array(items)) = (subject(left), right)
+        && let (Some(subject), Expression::Array(items)) = (subject(left), right)
         && let Some(items) = items.iter().map(constant).collect()
     {
-        return Conjunction::of(Atom::Items(column, items));
+        return subject.asks(Atom::Items(subject.column.clone(), items));
     }
     let Some(comparison) = Comparison::parse(operator) else { return Conjunction::unknown() };
     let comparison = if truth { comparison } else { comparison.negated() };
@@ -284,34 +292,59 @@ fn binary(operator: &str, left: &Expression, right: &Expression, truth: bool) ->
         return ways;
     }
     if let (Some(first), Some(second)) = (subject(left), subject(right)) {
-        // `lower(x) = x`: what is made here is in lower case and has no blanks around it.
-        if first == second {
-            let holds = comparison.holds(0, 0);
-            return if holds { vec![Conjunction::holds()] } else { Conjunction::unknown() };
-        }
-        return Conjunction::of(Atom::Columns(first, comparison, second));
+        return columns(first, comparison, second);
     }
     compared(left, right, comparison)
         .or_else(|| compared(right, left, comparison.flipped()))
         .unwrap_or_else(Conjunction::unknown)
 }
 
+/// Two columns, or two views of one.
+fn columns(first: Subject, comparison: Comparison, second: Subject) -> Vec<Conjunction> {
+    let mut atoms = Vec::new();
+    if first.column != second.column {
+        atoms.push(Atom::Columns(first.column.clone(), comparison, second.column.clone()));
+    } else if !comparison.holds(0, 0) {
+        return Conjunction::unknown();
+    }
+    // `lower(x) = x` holds of lower case, and `lower(a) = b` of two in lower case that are the same. `btrim(x) = x` holds of all that is
+    // made here: nothing has blanks around it.
+    if let Some(letters) = first.folds.or(second.folds) {
+        let folded = [first.column, second.column].into_iter();
+        atoms.extend(folded.map(|column| Atom::Letters(column, letters)));
+    }
+    vec![Conjunction { atoms, certain: true }]
+}
+
 /// A column, or a function of it, beside a constant.
 fn compared(left: &Expression, right: &Expression, comparison: Comparison) -> Option<Vec<Conjunction>> {
     let constant = constant(right)?;
-    if let Some(column) = subject(left) {
-        return Some(Conjunction::of(Atom::Compare(column, comparison, constant)));
+    if let Some(subject) = subject(left) {
+        let equal = comparison == Comparison::Equal;
+        if equal && !subject.keeps(&constant) {
+            return Some(Conjunction::unknown());
+        }
+        let atom = Atom::Compare(subject.column.clone(), comparison, constant);
+        return Some(if equal { Conjunction::of(atom) } else { subject.asks(atom) });
     }
     let Expression::Call(name, arguments) = left else { return None };
-    let column = subject(arguments.first()?)?;
+    let Subject { column, folds } = subject(arguments.first()?)?;
     let Constant::Text(text) = &constant else { return None };
     match name.as_str() {
-        "length" | "char_length" | "character_length" | "octet_length" | "cardinality" | "array_length"
+        // A letter's other case is one letter, too.
+        "length" | "char_length" | "character_length" | "cardinality" | "array_length"
         | "jsonb_array_length" => Some(Conjunction::of(Atom::Length(column, comparison, text.parse().ok()?))),
+        "octet_length" => Some(vec![Conjunction {
+            atoms: vec![
+                Atom::Length(column.clone(), comparison, text.parse().ok()?),
+                Atom::Letters(column, Letters::Ascii),
+            ],
+            certain: true,
+        }]),
         "jsonb_typeof" | "json_typeof" if comparison == Comparison::Equal => {
             Some(Conjunction::of(Atom::Json(column, text.clone())))
         }
-        "coalesce" => Some(vec![Conjunction {
+        "coalesce" if folds.is_none() => Some(vec![Conjunction {
             atoms: vec![Atom::Compare(column.clone(), comparison, constant), Atom::Null(column, false)],
             certain: true,
         }]),
@@ -332,10 +365,11 @@ fn matching(operator: &str, left: &Expression, right: &Expression, truth: bool) 
         "~~*" => (true, true),
         _ => return None,
     };
-    let (Some(column), Some(Constant::Text(pattern))) = (subject(left), constant(right)) else {
+    let (Some(subject), Some(Constant::Text(pattern))) = (subject(left), constant(right)) else {
         return Some(Conjunction::unknown());
     };
-    Some(Conjunction::of(Atom::Match { column, pattern, like, ignores_case, matches }))
+    let column = subject.column.clone();
+    Some(subject.asks(Atom::Match { column, pattern, like, ignores_case, matches }))
 }
 
 /// Whether it is a condition by itself; a boolean column reads as one only beside a condition.
@@ -425,18 +459,43 @@ fn summands(expression: &Expression, parts: &mut Vec<Expression>) {
     }
 }
 
-/// The column that an expression is, up to functions that change nothing of what is made here.
-fn subject(expression: &Expression) -> Option<String> {
+/// A column as a condition sees it.
+#[derive(Debug)]
+struct Subject {
+    column: String,
+    /// The letters that its functions leave as they are; none where they leave everything.
+    folds: Option<Letters>,
+}
+
+impl Subject {
+    /// An atom on the column, true of what the condition sees where the column has the letters that are left as they are.
+    fn asks(&self, atom: Atom) -> Vec<Conjunction> {
+        let letters = self.folds.map(|letters| Atom::Letters(self.column.clone(), letters));
+        vec![Conjunction { atoms: [atom].into_iter().chain(letters).collect(), certain: true }]
+    }
+
+    /// Whether a column that is this constant is seen as it.
+    fn keeps(&self, constant: &Constant) -> bool {
+        let Constant::Text(text) = constant else { return self.folds.is_none() };
+        match self.folds {
+            Some(Letters::Lower) => text.to_lowercase() == *text,
+            Some(Letters::Upper) => text.to_uppercase() == *text,
+            Some(Letters::Ascii) | None => true,
+        }
+    }
+}
+
+/// The column that an expression is, up to functions that change nothing of what is made here, or its case alone.
+fn subject(expression: &Expression) -> Option<Subject> {
     match expression {
-        Expression::Column(name) => Some(name.clone()),
-        Expression::Call(name, arguments)
-            if ["lower", "btrim", "trim", "ltrim", "rtrim", "text", "varchar", "date"]
-                .contains(&name.as_str()) =>
-        {
-            if arguments.len() == 1 {
-                subject(&arguments[0])
-            } else {
-                None
+        Expression::Column(name) => Some(Subject { column: name.clone(), folds: None }),
+        Expression::Call(name, arguments) if arguments.len() == 1 => {
+            let inner = || subject(&arguments[0]);
+            match name.as_str() {
+                "lower" => Some(Subject { folds: Some(Letters::Lower), ..inner()? }),
+                "upper" => Some(Subject { folds: Some(Letters::Upper), ..inner()? }),
+                "btrim" | "trim" | "ltrim" | "rtrim" | "text" | "varchar" | "date" => inner(),
+                _ => None,
             }
         }
         _ => None,
@@ -483,6 +542,7 @@ fn constant(expression: &Expression) -> Option<Constant> {
 mod tests {
     use super::{Atom, Comparison, Conjunction, Constant, alternatives};
     use crate::synthetic::expression::parse;
+    use crate::synthetic::samples::Letters;
 
     fn solve(text: &str) -> Vec<Conjunction> {
         alternatives(&parse(text), true)
@@ -513,7 +573,28 @@ mod tests {
             &solve("(e ~~* '%@%'::text)")[0].atoms[0],
             Atom::Match { like: true, ignores_case: true, .. }
         ));
-        assert!(solve("(lower(e) = e)")[0].certain);
+    }
+
+    #[test]
+    fn functions_of_case_and_bytes_ask_for_letters() {
+        let lower = |column: &str| Atom::Letters(column.to_owned(), Letters::Lower);
+        for folded in ["(lower(e) = e)", "((e)::text = lower(btrim((e)::text)))", "(NOT (lower(e) <> e))"] {
+            let ways = solve(folded);
+            assert!(ways[0].certain && ways[0].atoms.contains(&lower("e")), "{folded}: {ways:?}");
+        }
+        assert_eq!(solve("(btrim(e) = e)")[0].atoms, []);
+        assert!(!solve("(lower(e) <> e)")[0].certain);
+        assert_eq!(solve("(lower(a) = b)")[0].atoms[1..], [lower("a"), lower("b")]);
+        let bytes = Atom::Letters("e".to_owned(), Letters::Ascii);
+        assert_eq!(solve("(octet_length(e) <= 8)")[0].atoms[1], bytes);
+        assert_eq!(solve("(lower(e) !~ 'x'::text)")[0].atoms[1], lower("e"));
+        assert_eq!(solve("(lower(e) <> 'x'::text)")[0].atoms[1], lower("e"));
+        // A constant is seen as it is, unless it is in the other case.
+        let red = |is_certain: bool, text: &str| assert_eq!(solve(text)[0].certain, is_certain, "{text}");
+        red(true, "(upper(e) = 'RED'::text)");
+        red(true, "(lower(e) = ANY (ARRAY['größe'::text, 'red'::text]))");
+        red(false, "(lower(e) = 'RED'::text)");
+        red(false, "(lower(e) = ANY (ARRAY['Red'::text]))");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use super::checks::{Atom, Comparison, Conjunction, Constant};
 use super::pattern::Pattern;
+use super::samples::Letters;
 use super::value::{Scalar, Shape, Value};
 
 /// Cases of one table that are kept.
@@ -28,6 +29,8 @@ pub(super) struct Demand {
     pub(super) length_min: Option<u64>,
     pub(super) length_max: Option<u64>,
     pub(super) patterns: Vec<Pattern>,
+    /// Of a text.
+    pub(super) letters: Option<Letters>,
     /// `object`, `array`, …
     pub(super) json: Option<String>,
     /// Follows from another column of the row.
@@ -116,6 +119,7 @@ impl Columns<'_> {
         | Atom::Items(name, _)
         | Atom::Length(name, ..)
         | Atom::Match { column: name, .. }
+        | Atom::Letters(name, _)
         | Atom::Json(name, _)
         | Atom::Columns(name, ..)) = atom;
         let Some(place) = self.place(name) else { return Some(false) };
@@ -200,6 +204,7 @@ impl Demand {
                 let Some(pattern) = read(pattern, *ignores_case, *matches) else { return false };
                 self.patterns.push(pattern);
             }
+            Atom::Letters(_, letters) => return self.letters(*letters, shape),
             Atom::Json(_, kind) => self.json = Some(kind.clone()),
             Atom::Columns(..) => return false,
         }
@@ -245,6 +250,18 @@ impl Demand {
         true
     }
 
+    fn letters(&mut self, letters: Letters, shape: &Shape) -> bool {
+        match shape {
+            Shape::Text { .. } => {}
+            // The bytes of bytes are what is counted anyway.
+            Shape::Bytea => return letters == Letters::Ascii,
+            _ => return false,
+        }
+        let both = self.letters.map_or(Some(letters), |before| before.and(letters));
+        self.letters = both.or(self.letters);
+        both.is_some()
+    }
+
     fn choose(&mut self, values: Vec<Value>) {
         self.among = Some(match self.among.take() {
             Some(old) => old.into_iter().filter(|value| values.contains(value)).collect(),
@@ -287,6 +304,7 @@ impl Demand {
             Value::Units(units) => {
                 self.low.is_some_and(|low| *units < low) || self.high.is_some_and(|high| *units > high)
             }
+            Value::Text(text) => self.letters.is_some_and(|letters| !letters.take(text)),
             _ => false,
         };
         outside || self.except.contains(value)

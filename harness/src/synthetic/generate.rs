@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::demand::Demand;
 use super::keys::{below, mix};
-use super::pattern::matching;
-use super::samples::{sample, word};
+use super::pattern::{Like, matching};
+use super::samples::{Letters, mixed_word, sample, word};
 use super::value::{DAY_US, Scalar, Shape, Value};
 
 /// Rows from which on random values come from a pool, and values in it.
@@ -101,11 +101,13 @@ pub(super) struct Number {
     pub(super) distinct: bool,
     /// The column's key: of places that are the same with every seed, it makes different values.
     pub(super) salt: u64,
+    /// Texts have plain letters only, though nothing known asks for them.
+    pub(super) is_plain: bool,
 }
 
 impl Number {
     const fn random(value: u64) -> Self {
-        Self { value, distinct: false, salt: 0 }
+        Self { value, distinct: false, salt: 0, is_plain: false }
     }
 
     /// One in `0..size`; the place itself where values must differ.
@@ -236,6 +238,7 @@ impl Maker {
     pub(super) fn make(&self, number: Number) -> Value {
         if let Some(pool) = &self.pool
             && !number.distinct
+            && !number.is_plain
         {
             return pool[below(number.value, POOL) as usize].clone();
         }
@@ -246,7 +249,7 @@ impl Maker {
         let mut random = number.value;
         for _ in 0..8 {
             random = mix(random);
-            let other = self.any(Number::random(random));
+            let other = self.any(Number { value: random, ..number });
             if !self.demand.except.contains(&other) {
                 return other;
             }
@@ -313,17 +316,22 @@ impl Maker {
     fn text(&self, number: Number, max: u64, style: Style) -> String {
         let random = mix(number.value ^ number.salt);
         let text = if number.distinct {
-            coded(random, &base_36(number.value), max, style)
+            coded(random, &base_36(number.value, random), max, style)
         } else {
-            plain(random, max, style)
+            phrase(random, max, style)
         };
         let minimum = self.demand.length_min.unwrap_or(0);
-        let missing = minimum.saturating_sub(text.len() as u64);
+        let missing = minimum.saturating_sub(text.chars().count() as u64);
         let text = if missing > 0 { "0".repeat(missing as usize) + &text } else { text };
+        let letters = self.demand.letters.or(number.is_plain.then_some(Letters::Lower));
+        let spelled = |letters: Option<Letters>| letters.map_or(text.clone(), |one| one.respell(&text));
         if self.demand.patterns.is_empty() {
-            return text;
+            return spelled(letters);
         }
-        matching(&self.demand.patterns, text, minimum..=max, random)
+        let like = Like { patterns: &self.demand.patterns, length: minimum..=max, letters };
+        // The plainer, the more patterns take it.
+        let spellings = [letters, Some(Letters::Ascii), Some(Letters::Lower)];
+        matching(&like, spellings.into_iter().map(spelled), random)
     }
 
     fn json(&self, number: Number) -> String {
@@ -337,7 +345,7 @@ impl Maker {
             Some("null") => "null".to_owned(),
             _ => format!(
                 "{{\"id\": {id}, \"label\": \"{}\", \"tags\": [\"{}\"]}}",
-                word(random),
+                if number.is_plain { word(random) } else { mixed_word(random) },
                 word(random >> 8)
             ),
         }
@@ -419,7 +427,7 @@ fn list(item: &Maker, minimum: u64, maximum: u64, number: Number) -> Vec<Value> 
     (0..count)
         .map(|place| match place {
             0 => item.make(number),
-            _ => item.make(Number::random(mix(random ^ place))),
+            _ => item.make(Number { value: mix(random ^ place), distinct: false, ..number }),
         })
         .collect()
 }
@@ -439,18 +447,20 @@ fn style(name: &str) -> Style {
     }
 }
 
-/// A text that no other code gives.
+/// A text that no other code gives, in mixed letters.
 fn coded(random: u64, code: &str, max: u64, style: Style) -> String {
-    let word = word(random);
+    let word = mixed_word(random);
     let text = match style {
         Style::Email => format!("{word}.{code}@example.com"),
         Style::Link => format!("https://example.com/{word}/{code}"),
         Style::Words | Style::Digits | Style::Address => format!("{word}-{code}"),
     };
-    if text.len() as u64 <= max { text } else { code.to_owned() }
+    if text.chars().count() as u64 <= max { text } else { code.to_owned() }
 }
 
-fn plain(random: u64, max: u64, style: Style) -> String {
+/// A text in mixed letters.
+fn phrase(random: u64, max: u64, style: Style) -> String {
+    let word = mixed_word;
     let mut text = match style {
         Style::Email => format!("{}.{}@example.com", word(random), random >> 8 & 0xffff),
         Style::Link => format!("https://example.com/{}/{}", word(random), word(random >> 8)),
@@ -465,18 +475,24 @@ fn plain(random: u64, max: u64, style: Style) -> String {
             text
         }
     };
-    text.truncate(max as usize);
+    if let Some((cut, _)) = text.char_indices().nth(usize::try_from(max).unwrap_or(usize::MAX)) {
+        text.truncate(cut);
+    }
     // A blank at the end would be lost in types of a fixed length.
     text.truncate(text.trim_end().len());
     text
 }
 
-fn base_36(mut number: u64) -> String {
+/// A number in digits and letters, some of them in upper case: texts of different numbers differ without regard to case.
+fn base_36(mut number: u64, random: u64) -> String {
     let mut digits = [0_u8; 13];
     let mut first = digits.len();
     loop {
         first -= 1;
         digits[first] = b"0123456789abcdefghijklmnopqrstuvwxyz"[(number % 36) as usize];
+        if random >> (32 + first) & 1 == 1 {
+            digits[first] = digits[first].to_ascii_uppercase();
+        }
         number /= 36;
         if number == 0 {
             return String::from_utf8_lossy(&digits[first..]).into_owned();
@@ -533,12 +549,16 @@ mod tests {
     use super::{Maker, Number};
     use crate::synthetic::demand::Demand;
     use crate::synthetic::encode::text;
+    use crate::synthetic::pattern::Pattern;
+    use crate::synthetic::samples::Letters;
     use crate::synthetic::value::{Scalar, Shape, Value};
 
     fn distinct(shape: &Shape, demand: &Demand, rows: u64) -> usize {
         let maker = Maker::new("c", shape, demand, rows);
         assert!(maker.capacity() >= rows, "{} for {shape:?}", maker.capacity());
-        let make = |value| text(shape, &maker.make(Number { value, distinct: true, salt: 5 })).unwrap();
+        let number = |value| Number { value, distinct: true, salt: 5, is_plain: false };
+        // Also where an index folds case.
+        let make = |value| text(shape, &maker.make(number(value))).unwrap().to_lowercase();
         (0..rows).map(make).collect::<BTreeSet<_>>().len()
     }
 
@@ -584,7 +604,49 @@ mod tests {
             let Value::Units(units) = Maker::new("c", &int, &demand, 0).make(number) else { panic!() };
             assert!([-5, -4, -2].contains(&units), "{units}");
             let Value::Text(made) = Maker::new("c", &text, &long, 0).make(number) else { panic!() };
-            assert!((9..=10).contains(&made.len()), "{made}");
+            assert!((9..=10).contains(&made.chars().count()), "{made}");
         }
+    }
+
+    /// Texts of a column, random and distinct ones.
+    fn texts(name: &str, max: Option<u64>, demand: &Demand, is_plain: bool) -> Vec<String> {
+        let maker = Maker::new(name, &Shape::Text { max, fixed: false }, demand, 1_000);
+        let numbers = (0..200).flat_map(|value| {
+            [false, true].map(|distinct| {
+                let value = if distinct { value } else { super::mix(value) };
+                Number { value, distinct, salt: 5, is_plain }
+            })
+        });
+        let text = |number| match maker.make(number) {
+            Value::Text(text) => text,
+            other => panic!("{other:?}"),
+        };
+        numbers.map(text).collect()
+    }
+
+    #[test]
+    fn texts_have_every_kind_of_letter_that_is_allowed() {
+        let is_mixed =
+            |text: &String| !text.is_ascii() && text.to_lowercase() != *text && text.to_uppercase() != *text;
+        for name in ["title", "email", "url"] {
+            assert!(texts(name, None, &Demand::default(), false).iter().all(is_mixed), "{name}");
+        }
+        for max in 1..20 {
+            let made = texts("title", Some(max), &Demand::default(), false);
+            // One character is not enough for as many distinct ones as there are here: every other text is random.
+            let step = if max == 1 { 2 } else { 1 };
+            let mut lengths = made.iter().step_by(step).map(|text| text.chars().count() as u64);
+            assert!(lengths.all(|length| length <= max), "{made:?}");
+        }
+        let short = texts("title", Some(4), &Demand::default(), false);
+        assert!(short.iter().filter(|text| is_mixed(text)).count() > 150, "{short:?}");
+        for letters in [Letters::Ascii, Letters::Lower, Letters::Upper] {
+            let demand = Demand { letters: Some(letters), ..Demand::default() };
+            assert!(texts("title", None, &demand, false).iter().all(|text| letters.take(text)));
+        }
+        assert!(texts("title", None, &Demand::default(), true).iter().all(|text| Letters::Lower.take(text)));
+        let slug = Pattern::new("^[a-z0-9 -]+$", false, true).unwrap();
+        let demand = Demand { patterns: vec![slug], ..Demand::default() };
+        assert!(texts("title", None, &demand, false).iter().all(|text| Letters::Lower.take(text)));
     }
 }

@@ -7,6 +7,7 @@ use regex::Regex;
 use regex_syntax::hir::{Class, Hir, HirKind};
 
 use super::keys::{below, mix};
+use super::samples::Letters;
 
 /// How often an unlimited repetition repeats beyond its least.
 const REPEAT: u32 = 8;
@@ -60,29 +61,42 @@ impl Pattern {
     }
 }
 
-/// A text that agrees with all patterns, and a length; the candidate itself where it does.
-pub(super) fn matching(
-    patterns: &[Pattern],
-    candidate: String,
-    length: std::ops::RangeInclusive<u64>,
-    number: u64,
-) -> String {
-    let fits = |text: &str| {
-        length.contains(&(text.chars().count() as u64)) && patterns.iter().all(|pattern| pattern.agrees(text))
-    };
-    if fits(&candidate) {
-        return candidate;
+/// What a text must be like.
+pub(super) struct Like<'a> {
+    pub(super) patterns: &'a [Pattern],
+    /// In characters.
+    pub(super) length: std::ops::RangeInclusive<u64>,
+    pub(super) letters: Option<Letters>,
+}
+
+impl Like<'_> {
+    fn fits(&self, text: &str) -> bool {
+        self.length.contains(&(text.chars().count() as u64))
+            && self.letters.is_none_or(|letters| letters.take(text))
+            && self.patterns.iter().all(|pattern| pattern.agrees(text))
     }
+}
+
+/// The first candidate that is as it must be, else one made of the patterns; the last candidate where none was found.
+pub(super) fn matching(like: &Like<'_>, candidates: impl Iterator<Item = String>, number: u64) -> String {
+    let mut last = String::new();
+    for candidate in candidates {
+        if like.fits(&candidate) {
+            return candidate;
+        }
+        last = candidate;
+    }
+    let patterns = like.patterns;
     for hir in patterns.iter().filter_map(|pattern| pattern.hir.as_ref()) {
         for attempt in 0..ATTEMPTS {
             let mut text = String::new();
             write(hir, &mut Numbers(mix(number ^ attempt.wrapping_mul(0x5851_f42d))), &mut text);
-            if fits(&text) {
+            if like.fits(&text) {
                 return text;
             }
         }
     }
-    candidate
+    last
 }
 
 /// Random numbers after each other.
@@ -137,7 +151,12 @@ fn letter(class: &Class, numbers: &mut Numbers) -> Option<char> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pattern, matching};
+    use super::{Letters, Like, Pattern, matching};
+
+    fn made(patterns: &[Pattern], candidate: &str, length_max: u64, number: u64) -> String {
+        let like = Like { patterns, length: 0..=length_max, letters: None };
+        matching(&like, [candidate.to_owned()].into_iter(), number)
+    }
 
     #[test]
     fn texts_match_what_checks_commonly_ask_for() {
@@ -152,13 +171,13 @@ mod tests {
         for text in ask {
             let patterns = [Pattern::new(text, false, true).unwrap()];
             for number in 0..50 {
-                let made = matching(&patterns, "no such".to_owned(), 0..=100, number);
+                let made = made(&patterns, "no such", 100, number);
                 assert!(patterns[0].agrees(&made), "{made} for {text}");
             }
         }
         let like =
             [Pattern::like("a\\_%b_", false, true).unwrap(), Pattern::new("[0-9]", false, false).unwrap()];
-        let made = matching(&like, String::new(), 0..=100, 5);
+        let made = made(&like, "", 100, 5);
         assert!(made.starts_with("a_") && !made.contains(|letter: char| letter.is_ascii_digit()), "{made}");
         assert!(Pattern::new(r"(a)\1", false, true).is_none());
     }
@@ -166,7 +185,16 @@ mod tests {
     #[test]
     fn a_candidate_that_fits_is_kept() {
         let patterns = [Pattern::new("^[a-z ]+$", false, true).unwrap()];
-        assert_eq!(matching(&patterns, "amber river".to_owned(), 0..=20, 1), "amber river");
-        assert_ne!(matching(&patterns, "amber river".to_owned(), 0..=5, 1), "amber river");
+        assert_eq!(made(&patterns, "amber river", 20, 1), "amber river");
+        assert_ne!(made(&patterns, "amber river", 5, 1), "amber river");
+    }
+
+    #[test]
+    fn the_first_candidate_that_fits_is_taken_and_letters_count_too() {
+        let patterns = [Pattern::new("^[A-Za-z]+$", false, true).unwrap()];
+        let candidates = || ["Ríver", "River", "river"].map(str::to_owned).into_iter();
+        let like = |letters| Like { patterns: &patterns, length: 0..=20, letters };
+        assert_eq!(matching(&like(None), candidates(), 1), "River");
+        assert_eq!(matching(&like(Some(Letters::Lower)), candidates(), 1), "river");
     }
 }

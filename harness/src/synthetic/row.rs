@@ -43,6 +43,11 @@ impl At {
         }
     }
 
+    /// Whether texts are kept plain, in case that an unknown condition wants them so.
+    const fn is_plain(self) -> bool {
+        self.attempt > 0 && (self.attempt / 2).is_multiple_of(2)
+    }
+
     /// Whether roles are given up for random choices: every other attempt, once the first ones failed.
     const fn is_free(self) -> bool {
         self.attempt > 3 && self.attempt % 2 == 1
@@ -83,14 +88,16 @@ impl Rows<'_> {
         if column.is_plain {
             // Most columns of most tables, and the way that has to be short.
             if column.role == Role::Distinct {
-                let number = Number { value: at.unique(table.rows), distinct: true, salt: column.key };
-                return column.makers[0].make(number);
+                let value = at.unique(table.rows);
+                let is_plain = at.is_plain();
+                return column.makers[0].make(Number { value, distinct: true, salt: column.key, is_plain });
             }
             let random = at.random(column.key);
             if column.nulls > 0 && at.row >= FULL_ROWS && below(mix(random), 100) < column.nulls {
                 return Value::Null;
             }
-            return column.makers[0].make(Number { value: random, distinct: false, salt: 0 });
+            let is_plain = at.is_plain();
+            return column.makers[0].make(Number { value: random, distinct: false, salt: 0, is_plain });
         }
         let case = case(table, at);
         let random = at.random(column.key);
@@ -227,7 +234,8 @@ fn case(table: &Table, at: At) -> usize {
 }
 
 fn number(table: &Table, column: &Column, at: At, random: u64) -> Number {
-    let distinct = |value| Number { value, distinct: true, salt: column.key };
+    let is_plain = at.is_plain();
+    let distinct = |value| Number { value, distinct: true, salt: column.key, is_plain };
     match column.role {
         Role::Distinct => distinct(at.unique(table.rows)),
         Role::Lead(deal) if !at.is_free() => distinct(deal.at(at.row).0),
@@ -235,7 +243,7 @@ fn number(table: &Table, column: &Column, at: At, random: u64) -> Number {
             let (lead, rank) = deal.at(at.row);
             distinct((rank / divisor % radix).wrapping_add(mix(lead) % radix) % radix)
         }
-        _ => Number { value: random, distinct: false, salt: 0 },
+        _ => Number { value: random, distinct: false, salt: 0, is_plain },
     }
 }
 

@@ -11,9 +11,75 @@ pub(super) const WORDS: [&str; 32] = [
     "xenon", "yarrow", "zephyr", "acorn", "basil", "coral", "dune", "elm", "fern",
 ];
 
+/// The same words as a text has them where nothing forbids it: lower and upper case, and among the first three a letter of two bytes, so that a
+/// migration which folds case, capitalises, cuts bytes or leaves ASCII changes them. Every letter has one letter as its other case: no `ß`, no
+/// `İ`.
+const MIXED: [&str; 32] = [
+    "åMber", "Bírch", "Cédar", "Délta", "éMber", "Fjörd", "Gröve", "Héron", "îNlet", "Jáde", "Kélp", "Lünar",
+    "Máple", "Nörth", "öCean", "Péarl", "qÜartz", "Ríver", "Stöne", "Tídal", "üMber", "Vívid", "wÍllow",
+    "Xénon", "Yárrow", "Zéphyr", "áCorn", "Básil", "Cöral", "Düne", "éLm", "Férn",
+];
+
+/// Letters that a text may have; where nothing is asked for there are lower and upper case, and some that are no ASCII.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Letters {
+    /// Of one byte each.
+    Ascii,
+    /// ASCII in lower case.
+    Lower,
+    /// ASCII in upper case.
+    Upper,
+}
+
+impl Letters {
+    /// Whether a text has no others.
+    pub(super) fn take(self, text: &str) -> bool {
+        text.is_ascii()
+            && match self {
+                Self::Ascii => true,
+                Self::Lower => !text.bytes().any(|letter| letter.is_ascii_uppercase()),
+                Self::Upper => !text.bytes().any(|letter| letter.is_ascii_lowercase()),
+            }
+    }
+
+    /// What two demands come to; none where they leave no letter.
+    pub(super) fn and(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Ascii, other) => Some(other),
+            (this, Self::Ascii) => Some(this),
+            (this, other) => (this == other).then_some(this),
+        }
+    }
+
+    /// A text made of [`MIXED`] with these letters alone, as long as before.
+    pub(super) fn respell(self, text: &str) -> String {
+        let plain = text.chars().map(|letter| match letter {
+            'á' | 'å' => 'a',
+            'é' => 'e',
+            'í' | 'î' => 'i',
+            'Í' => 'I',
+            'ö' => 'o',
+            'ü' => 'u',
+            'Ü' => 'U',
+            other => other,
+        });
+        let plain: String = plain.collect();
+        match self {
+            Self::Ascii => plain,
+            Self::Lower => plain.to_ascii_lowercase(),
+            Self::Upper => plain.to_ascii_uppercase(),
+        }
+    }
+}
+
 /// A word by a random number.
 pub(super) const fn word(random: u64) -> &'static str {
     WORDS[(random % WORDS.len() as u64) as usize]
+}
+
+/// The same word as a text has it.
+pub(super) const fn mixed_word(random: u64) -> &'static str {
+    MIXED[(random % MIXED.len() as u64) as usize]
 }
 
 /// A text that a type's input function reads, by the type's name; absent for types that are not known. Different numbers give
@@ -87,4 +153,24 @@ fn vector(modifier: i32, random: u64) -> String {
     let items: Vec<String> =
         if modifier > 0 { items.take(modifier as usize).collect() } else { items.collect() };
     format!("[{}]", items.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Letters, MIXED, WORDS};
+
+    #[test]
+    fn every_mixed_word_shows_what_a_migration_does_to_case_and_bytes() {
+        for (mixed, word) in MIXED.iter().zip(WORDS) {
+            assert_eq!(Letters::Lower.respell(mixed), word);
+            assert!(Letters::Upper.take(&Letters::Upper.respell(mixed)), "{mixed}");
+            assert!(!mixed.chars().take(3).all(|letter| letter.is_ascii()), "{mixed}");
+            assert!(*mixed != mixed.to_lowercase() && *mixed != mixed.to_uppercase(), "{mixed}");
+            // Its other case is as long, and leads back.
+            assert_eq!(mixed.to_lowercase().to_uppercase(), mixed.to_uppercase());
+            assert_eq!(mixed.to_uppercase().len(), mixed.len());
+        }
+        let capitalised = |word: &&str| word.chars().next().is_some_and(char::is_uppercase);
+        assert!((20..32).contains(&MIXED.iter().filter(|word| capitalised(word)).count()));
+    }
 }

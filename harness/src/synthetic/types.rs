@@ -140,7 +140,8 @@ fn named(name: &str, modifier: i32) -> Option<Shape> {
         "text" | "citext" => Shape::Text { max: None, fixed: false },
         "varchar" => Shape::Text { max: characters, fixed: false },
         "bpchar" => Shape::Text { max: characters, fixed: true },
-        "name" => Shape::Text { max: Some(63), fixed: false },
+        // 63 bytes, of which a letter may have two.
+        "name" => Shape::Text { max: Some(31), fixed: false },
         "uuid" => Shape::Uuid,
         "bytea" => Shape::Bytea,
         "inet" => Shape::Network { cidr: false },

@@ -58,6 +58,12 @@ CREATE TABLE checked.shapes (
     x integer NOT NULL CHECK (x <> 3), y varchar(20) NOT NULL CHECK (y IN ('one', 'two')),
     z text NOT NULL CHECK (z ~* '^[^@]+@[^@]+\.[a-z]+$')
 );
+CREATE TABLE checked.letters (
+    a text NOT NULL CHECK (lower(a) = a), b varchar(30) NOT NULL CHECK (b = upper(b)), c text NOT NULL, d text NOT NULL, CHECK (lower(c) = d),
+    e text NOT NULL CHECK (octet_length(e) = 24), f text NOT NULL CHECK (lower(f) !~ 'river|x'), g name UNIQUE NOT NULL,
+    h text NOT NULL UNIQUE CHECK (h ~ '^[a-z0-9-]+$'), i text NOT NULL CHECK (length(i) BETWEEN 20 AND 24), j char(3) NOT NULL
+);
+CREATE TABLE checked.plain (slug text NOT NULL CHECK (translate(slug, 'áéíöü', '') = slug AND initcap(slug) <> slug));
 CREATE TABLE checked.states (
     state text NOT NULL, paid_at timestamptz, amount integer NOT NULL,
     CHECK ((state = 'paid' AND paid_at IS NOT NULL) OR (state = 'open' AND paid_at IS NULL)),
@@ -75,6 +81,8 @@ CREATE TABLE keyed.few (mood kinds.mood, flag boolean, PRIMARY KEY (mood, flag))
 CREATE TABLE keyed.one (alone boolean PRIMARY KEY DEFAULT true CHECK (alone));
 CREATE TABLE keyed.folded (id uuid PRIMARY KEY, email text NOT NULL, nick text, at timestamptz);
 CREATE UNIQUE INDEX folded_email ON keyed.folded (lower(email));
+CREATE TABLE keyed.two_letters (code varchar(2) NOT NULL);
+CREATE UNIQUE INDEX two_letters_code ON keyed.two_letters (lower(code));
 CREATE UNIQUE INDEX folded_nick ON keyed.folded (coalesce(nick, '-'));
 CREATE UNIQUE INDEX folded_at ON keyed.folded (at) WHERE at IS NOT NULL;
 CREATE TABLE keyed.no_nulls_twice (a integer, b integer, UNIQUE NULLS NOT DISTINCT (a, b));

@@ -254,9 +254,9 @@ pub struct Trace {
     /// Work on this disposable database instead of a private one; the scripts change it
     #[arg(long, value_name = "URL", env = "FULLDRESS_TRACE_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
-    /// Folder of PostgreSQL's programs [default: PATH, else the distribution's newest]
-    #[arg(long, value_name = "DIR", conflicts_with = "database")]
-    pub postgres: Option<PathBuf>,
+    /// Version of PostgreSQL, or folder of its programs [default: PATH, else the distribution's newest]
+    #[arg(long, value_name = "VERSION", conflicts_with = "database")]
+    pub postgres: Option<String>,
     /// Exit with code 1 when a statement shows this hazard of docs/hazards.md, or any with `all`; may be given more than once
     #[arg(long, value_name = "HAZARD", value_parser = hazard_id())]
     pub deny: Vec<String>,
@@ -279,6 +279,7 @@ const ROUNDTRIP_HELP: &str = "\
 Examples:
   fulldress roundtrip migrations
   fulldress roundtrip migrations --from 0042 --no-data
+  fulldress roundtrip migrations --postgres 16
   fulldress roundtrip db/migrate --layout goose --setup roles.sql --rows 100
   fulldress roundtrip migrations --fail-on drift,down-failed,data-lost,no-down --junit roundtrip.xml --sarif roundtrip.sarif
 
@@ -317,9 +318,9 @@ pub struct Roundtrip {
     /// Run the migrations as a superuser, for those that need one; they can then run programs as the server's user
     #[arg(long)]
     pub superuser: bool,
-    /// Folder of PostgreSQL's programs [default: PATH, else the distribution's newest]
-    #[arg(long, value_name = "DIR")]
-    pub postgres: Option<PathBuf>,
+    /// Version of PostgreSQL, or folder of its programs [default: PATH, else the distribution's newest]
+    #[arg(long, value_name = "VERSION")]
+    pub postgres: Option<String>,
     /// Write a test case a migration, JUnit XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,

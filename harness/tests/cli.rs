@@ -397,4 +397,7 @@ fn trace_refuses_what_it_cannot_run_in_one_sentence() {
     run(&folder, ["trace", "--postgres", "/nowhere", "up.sql"])
         .expect_code(5)
         .expect_said("/nowhere has no initdb");
+    run(&folder, ["trace", "--postgres", "9.1", "up.sql"])
+        .expect_code(5)
+        .expect_said("PostgreSQL 9.1 was not found");
 }

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{CommandResult, Failure, cancel_on_signals, print, roundtrip, run, runtime, trace};
+use super::{CommandResult, Failure, cancel_on_signals, postgres, print, roundtrip, run, runtime, trace};
 use crate::cli::Migrations;
 use crate::derived::{self, Ejected};
 use crate::history::{self, History};
-use crate::mirror::versions;
 use crate::process::RunFolder;
 
 /// Files of the derived rehearsal that the bundle keeps; the dataset follows from them and the seed.
@@ -98,10 +97,6 @@ async fn derive(
     target: &Path,
     folder: &Arc<RunFolder>,
 ) -> Result<Ejected, Failure> {
-    let postgres = match &args.postgres {
-        Some(typed) => Some(versions::choose(typed).await.map_err(Failure::machine)?),
-        None => None,
-    };
     let request = derived::Request {
         folder: args.dir.display().to_string(),
         history,
@@ -110,7 +105,7 @@ async fn derive(
         rows: args.rows,
         rate_per_s: args.rate,
         seed: args.seed,
-        postgres,
+        postgres: postgres(args.postgres.as_deref()).await?,
     };
     let mut tell = |text: String| {
         if !args.quiet {

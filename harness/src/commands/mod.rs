@@ -18,6 +18,7 @@ pub mod worker;
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use fulldress_reports::render::terminal::{self, Style};
@@ -26,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Format;
+use crate::mirror::versions;
 
 /// Exit code of a usage error or an invalid plan.
 pub const EXIT_USAGE: u8 = 2;
@@ -108,6 +110,14 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::machine(format!("no runtime: {error}")))
+}
+
+/// The programs of PostgreSQL that `--postgres` means: a version that is on this machine, or a folder.
+async fn postgres(typed: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+    match typed {
+        Some(typed) => versions::choose(typed).await.map(Some).map_err(Failure::machine),
+        None => Ok(None),
+    }
 }
 
 /// A token that the first SIGINT, SIGTERM or SIGHUP cancels, so that what was started is stopped in order.

@@ -10,7 +10,7 @@ use fulldress_reports::roundtrip::{Requirement, RoundTrip};
 use fulldress_workloads::clock::Clock;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{CommandResult, Failure, cancel_on_signals, print, print_json, runtime, trace};
+use super::{CommandResult, Failure, cancel_on_signals, postgres, print, print_json, runtime, trace};
 use crate::cli::{Format, Roundtrip};
 use crate::history::{self, History};
 use crate::process::RunFolder;
@@ -25,6 +25,7 @@ const LINE_EVERY_US: u64 = 5_000_000;
 /// A folder that is no history, a setup that fails, a machine without PostgreSQL, a signal.
 pub fn run(args: &Roundtrip) -> CommandResult {
     let history = history::read(&args.dir, args.layout).map_err(Failure::usage)?;
+    let runtime = runtime()?;
     let request = Request {
         folder: args.dir.display().to_string(),
         setups: trace::read(&args.setup)?,
@@ -33,11 +34,11 @@ pub fn run(args: &Roundtrip) -> CommandResult {
         from: args.from.clone(),
         to: args.to.clone(),
         superuser: args.superuser,
-        postgres: args.postgres.clone(),
+        postgres: runtime.block_on(postgres(args.postgres.as_deref()))?,
         required: required(&args.fail_on),
     };
     let mut shown = Shown::new(args.quiet, &history);
-    let trip = runtime()?.block_on(walk(&request, &history, &mut shown))?;
+    let trip = runtime.block_on(walk(&request, &history, &mut shown))?;
     match args.format {
         Format::Json => print_json(&trip)?,
         Format::Text => print(&trip.text()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fulldress_reports::render::sarif;
 
-use super::{CommandResult, Failure, cancel_on_signals, print, print_json, runtime};
+use super::{CommandResult, Failure, cancel_on_signals, postgres, print, print_json, runtime};
 use crate::cli::{Format, Trace};
 use crate::process::RunFolder;
 use crate::trace::{Error, Request, Source, embedded, on_database};
@@ -16,15 +16,16 @@ use crate::trace::{Error, Request, Source, embedded, on_database};
 /// # Errors
 /// Files that cannot be read or run, a machine without PostgreSQL, a signal.
 pub fn run(args: &Trace) -> CommandResult {
+    let runtime = runtime()?;
     let request = Request {
         setups: read(&args.setup)?,
         scripts: read(&args.scripts)?,
         autocommit: args.autocommit,
         independent: args.independent,
         superuser: args.superuser,
-        postgres: args.postgres.clone(),
+        postgres: runtime.block_on(postgres(args.postgres.as_deref()))?,
     };
-    let (trace, lost) = runtime()?.block_on(async {
+    let (trace, lost) = runtime.block_on(async {
         let cancel = cancel_on_signals()?;
         let (folder, swept) = RunFolder::create().map_err(Failure::machine)?;
         for line in swept {

@@ -60,7 +60,7 @@ fn newer(script: &Script, has: u32) -> Option<String> {
             .any(|window| window.iter().zip(&wanted).all(|(word, wanted)| word == wanted))
     })?;
     let shown = named.to_lowercase();
-    Some(format!("{shown} needs PostgreSQL {version}, and this is {has}: name a newer one with --postgres"))
+    Some(format!("{shown} needs PostgreSQL {version}, and this is {has}: run it with --postgres {version}"))
 }
 
 #[cfg(test)]

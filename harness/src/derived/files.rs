@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::phases::Phases;
 use super::traffic::quoted;
 
 /// The database of the derived mirror, and the role that owns it and that the application uses.
@@ -37,6 +38,8 @@ pub struct Contents<'a> {
     pub steps: &'a [Step],
     /// Id of the migration before them; `none` when there is none.
     pub from: String,
+    /// How long the phases are.
+    pub phases: Phases,
     /// Text of the workload file.
     pub workload: &'a str,
     /// What was decided on the way, one sentence each.
@@ -176,7 +179,7 @@ fn plan_text(contents: &Contents<'_>) -> String {
          [mirror.dataset]\ndump = \"{DUMP}\"\n\n\
          [mirror.database]\nname = \"{DATABASE}\"\nowner = \"{OWNER}\"\n# A password of this mirror alone.\nroles = {{ {OWNER} = \"{password}\" }}\n\n\
          [traffic]\nworkload = \"workload.toml\"\ndatabase = {{ app = \"{OWNER}\" }}\n\n\
-         [phases]\nwarmup_s = 2\nbaseline_s = 8\nupgrade_min_s = 6\nsoak_s = 5\nrollback_min_s = 6\nrecovery_s = 4\n\n\
+         # As long as the rarest route of the workload needs.\n{phases}\n\
          [faults]\ncells_max = 0\n\n\
          [checks]\n\
          # What takes the migration lock is the tool that runs the files, and that is not part of this rehearsal.\n\
@@ -190,6 +193,7 @@ fn plan_text(contents: &Contents<'_>) -> String {
         name = quoted(&contents.name),
         seed = contents.seed,
         limits = limits.join(", "),
+        phases = contents.phases.toml(),
         password = contents.password,
         untouched = if contents.has_untouched {
             ""

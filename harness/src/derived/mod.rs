@@ -7,6 +7,7 @@
 
 pub mod catalog;
 pub mod files;
+pub mod phases;
 pub mod routes;
 pub mod traffic;
 pub mod trial;
@@ -21,6 +22,7 @@ use fulldress_reports::sql::split;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection};
 
 use self::files::{Contents, OWNER, Step};
+use self::phases::Phases;
 use self::traffic::Exercised;
 use crate::history::{History, Migration, Script};
 use crate::mirror::MirrorError;
@@ -183,6 +185,9 @@ async fn on_cluster(
         exercised.len(),
         request.rate_per_s
     ));
+    let (rarest, per_s) = &derived.rarest;
+    let phases = Phases::of(*per_s);
+    decisions.push(phases.decision(rarest, *per_s));
     if !derived.has_ledger {
         decisions.push("no write goes into the ledger: no client can name what it wrote".to_owned());
     }
@@ -201,6 +206,7 @@ async fn on_cluster(
             name,
             steps,
             from: before.last().map_or_else(|| "none".to_owned(), |migration| migration.id.clone()),
+            phases,
             workload: &derived.text,
             decisions: &decisions,
             postgres: request.postgres.as_deref(),

@@ -7,14 +7,16 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::catalog::Table;
-use super::routes::{Parameter, Route, SHARES, Statement, Write};
+use super::routes::{Kind, Parameter, Route, SHARES, Statement, Write};
 
 /// Tables that get traffic although no migration touches them: the largest ones.
 const OTHERS_MAX: usize = 20;
 /// Keys of a table that requests choose from.
 const FED_ROWS: u32 = 10_000;
-/// Weight that is shared out among the tables.
-const WEIGHT: u32 = 10_000;
+/// Weight that is shared out among the routes.
+const WEIGHT: f64 = 1_000_000.0;
+/// What is dealt evenly among the routes, so that none is too rare to be measured; the rest goes by kind, as applications have it.
+const EVEN: f64 = 0.6;
 /// Connections of the derived application.
 const CONNECTIONS: u32 = 16;
 
@@ -27,6 +29,8 @@ pub struct DerivedTraffic {
     pub routes: usize,
     /// Whether some of its writes go into the ledger.
     pub has_ledger: bool,
+    /// The route that is sent least often, and how many requests a second that are.
+    pub rarest: (String, f64),
 }
 
 /// A table with the routes that work on it.
@@ -68,29 +72,48 @@ pub fn write(
     rate_per_s: f64,
     name: &str,
 ) -> DerivedTraffic {
-    let ours = tables.iter().filter(|one| touched.contains(&one.table.name)).count();
-    let others = tables.len() - ours;
-    let share = |of: usize, part: u32| part / u32::try_from(of.max(1)).unwrap_or(u32::MAX);
-    let (our_weight, other_weight) = match (ours, others) {
-        (0, of) | (of, 0) => (share(of, WEIGHT), share(of, WEIGHT)),
-        (ours, others) => (share(ours, WEIGHT / 2), share(others, WEIGHT / 2)),
-    };
+    let kinds = |one: &Exercised| one.routes.iter().map(|route| route.kind).collect();
+    let grouped: Vec<(bool, Vec<Kind>)> =
+        tables.iter().map(|one| (touched.contains(&one.table.name), kinds(one))).collect();
+    let shares = shares(&grouped);
     let mut text = head(name, rate_per_s);
     let mut feeders = String::new();
-    let mut derived = DerivedTraffic { text: String::new(), routes: 0, has_ledger: false };
-    for (number, Exercised { table, routes }) in tables.iter().enumerate() {
+    let rarest = (String::new(), f64::INFINITY);
+    let mut derived = DerivedTraffic { text: String::new(), routes: 0, has_ledger: false, rarest };
+    for (number, (Exercised { table, routes }, shares)) in tables.iter().zip(shares).enumerate() {
         let feeder = format!("table_{}", number + 1);
         write_feeder(&mut feeders, table, routes, &feeder);
-        let weight = if touched.contains(&table.name) { our_weight } else { other_weight };
-        for route in routes {
-            let of_kind = SHARES.iter().find(|(kind, _)| *kind == route.kind).map_or(1, |(_, share)| *share);
-            write_route(&mut text, route, &feeder, (weight * of_kind / 100).max(1));
+        for (route, share) in routes.iter().zip(shares) {
+            // At most a million.
+            write_route(&mut text, route, &feeder, ((share * WEIGHT).round() as u32).max(1));
+            let per_s = share * rate_per_s;
+            if per_s < derived.rarest.1 {
+                derived.rarest = (route.name.clone(), per_s);
+            }
             derived.routes += 1;
             derived.has_ledger |= route.write.is_some();
         }
     }
     text.push_str(&feeders);
     DerivedTraffic { text, ..derived }
+}
+
+/// Shares of all requests, route by route, of tables by whether the migrations touch them. Those that are touched get half of it; of each
+/// half a part is dealt evenly, and the rest goes to each table alike and there by the kinds of its routes.
+fn shares(tables: &[(bool, Vec<Kind>)]) -> Vec<Vec<f64>> {
+    let of_kind =
+        |kind: &Kind| SHARES.iter().find(|(one, _)| one == kind).map_or(1.0, |(_, share)| f64::from(*share));
+    let group = |is_ours: bool| tables.iter().filter(move |(ours, _)| *ours == is_ours);
+    let is_divided = group(true).count() > 0 && group(false).count() > 0;
+    let half = if is_divided { 0.5 } else { 1.0 };
+    let share = |(is_ours, kinds): &(bool, Vec<Kind>)| -> Vec<f64> {
+        let routes: usize = group(*is_ours).map(|(_, kinds)| kinds.len()).sum();
+        let evenly = half * EVEN / routes as f64;
+        let table = half * (1.0 - EVEN) / group(*is_ours).count() as f64;
+        let sum: f64 = kinds.iter().map(of_kind).sum();
+        kinds.iter().map(|kind| evenly + table * of_kind(kind) / sum).collect()
+    };
+    tables.iter().map(share).collect()
 }
 
 fn head(name: &str, rate_per_s: f64) -> String {
@@ -197,4 +220,27 @@ fn fields(statement: &Statement, feeder: &str) -> Vec<String> {
         fields.push(format!("expect = {{ rows = {rows} }}"));
     }
     fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+    use crate::derived::routes::{Kind, SHARES};
+
+    #[test]
+    fn half_goes_to_what_is_touched_and_no_route_is_rare() {
+        let all: Vec<Kind> = SHARES.iter().map(|(kind, _)| *kind).collect();
+        let reads = vec![Kind::ReadByKey, Kind::ReadRange];
+        let mut tables = vec![(true, all.clone())];
+        tables.extend(vec![(false, reads.clone()); 20]);
+        let dealt = shares(&tables);
+        let sum = |of: &[Vec<f64>]| of.iter().flatten().sum::<f64>();
+        assert!((sum(&dealt) - 1.0).abs() < 1e-9 && (sum(&dealt[..1]) - 0.5).abs() < 1e-9, "{dealt:?}");
+        // Reads by key are most frequent still, and the rarest of the touched table has a twentieth of all.
+        assert!(dealt[0][0] > 2.0 * dealt[0][5] && dealt[0][5] > 0.05, "{dealt:?}");
+        assert!(dealt[1].iter().all(|share| *share > 0.3 / 40.0), "{dealt:?}");
+        // Of one kind of tables alone everything is theirs, and a table without writes has as much as another.
+        let dealt = shares(&[(true, reads), (true, all)]);
+        assert!((sum(&dealt) - 1.0).abs() < 1e-9, "{dealt:?}");
+    }
 }

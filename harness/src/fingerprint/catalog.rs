@@ -13,6 +13,9 @@ pub struct Query {
     pub class: &'static str,
     /// Oldest major version that has the catalogs.
     pub since: u32,
+    /// What must have a row for there to be any such object, as it stands after FROM; absent where the query itself is as quick. Most
+    /// databases have no object of most kinds, and planning a query costs as much as asking for it.
+    pub(super) needs: Option<&'static str>,
     /// Gives the object's qualified name, its definition, and the object that it falls with, as `kind name`.
     ///
     /// It may read the tables of [`SHARED`]. In braces stand what [`expanded`] writes out.
@@ -21,7 +24,14 @@ pub struct Query {
 
 /// Shorthand for a record of every supported version.
 pub(super) const fn query(kind: &'static str, class: &'static str, sql: &'static str) -> Query {
-    Query { kind, class, since: 15, sql }
+    Query { kind, class, since: 15, needs: None, sql }
+}
+
+impl Query {
+    /// The same, left out where nothing stands there. Objects that the server made itself have ids below 16384.
+    pub(super) const fn only_with(self, needs: &'static str) -> Self {
+        Self { needs: Some(needs), ..self }
+    }
 }
 
 /// What most queries need, read once. Schema `fulldress` belongs to the recorder. What belongs to an extension is
@@ -74,10 +84,21 @@ pub fn queries() -> impl Iterator<Item = &'static Query> {
     .flatten()
 }
 
-/// The statement for a server's version: kind, object, definition, parent of everything.
-pub(super) fn statement(major: u32) -> String {
+/// What a server is asked first: which of the records' needs are there. The answer is a text that [`statement`] reads.
+pub(super) fn question() -> String {
+    let needs = queries().filter_map(|query| query.needs);
+    let asked: Vec<String> = needs.map(|needs| format!("(EXISTS (SELECT FROM {needs}))::int")).collect();
+    format!("SELECT concat({})", asked.join(", "))
+}
+
+/// The statement for a server's version and its answer to the question: kind, object, definition, parent of everything.
+pub(super) fn statement(major: u32, answer: &str) -> String {
+    let mut answers = answer.bytes();
+    // Every record that needs something takes its answer, whatever the version; one that is missing counts as there.
+    let is_there = |query: &&Query| query.needs.is_none() || answers.next() != Some(b'0');
+    let there: Vec<&Query> = queries().filter(is_there).collect();
     let mut parts: Vec<String> =
-        queries().filter(|query| query.since <= major).map(|query| part(query.kind, query.sql)).collect();
+        there.iter().filter(|query| query.since <= major).map(|query| part(query.kind, query.sql)).collect();
     parts.push(part(ORDER, COLUMN_ORDER));
     format!("{SHARED}\n{}", parts.join("\nUNION ALL\n"))
 }

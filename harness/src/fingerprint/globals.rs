@@ -24,7 +24,8 @@ pub(super) const QUERIES: &[Query] = &[
         "trigger",
         "SELECT quote_ident(e.evtname), concat_ws(' ', 'on', e.evtevent, 'function', e.evtfoid::regprocedure, 'tags ' || {sorted e.evttags}, 'enabled', e.evtenabled), NULL
         FROM pg_event_trigger e WHERE e.evtname !~ '^fulldress' AND {own pg_event_trigger e.oid}",
-    ),
+    )
+    .only_with("pg_event_trigger"),
     query(
         "publication",
         "publication",
@@ -32,7 +33,8 @@ pub(super) const QUERIES: &[Query] = &[
             CASE WHEN p.pubupdate THEN 'update' END, CASE WHEN p.pubdelete THEN 'delete' END, CASE WHEN p.pubtruncate THEN 'truncate' END,
             CASE WHEN p.pubviaroot THEN 'via root' END, 'generated columns ' || nullif(to_jsonb(p) ->> 'pubgencols', 'n')), NULL
         FROM pg_publication p",
-    ),
+    )
+    .only_with("pg_publication"),
     query(
         "publication table",
         "publication",
@@ -41,13 +43,15 @@ pub(super) const QUERIES: &[Query] = &[
                 WHERE a.attrelid = t.prrelid AND a.attnum = ANY (t.prattrs)),
             'where ' || pg_get_expr(t.prqual, t.prrelid)), 'publication ' || quote_ident(p.pubname)
         FROM pg_publication_rel t JOIN pg_publication p ON p.oid = t.prpubid JOIN relation r ON r.oid = t.prrelid",
-    ),
+    )
+    .only_with("pg_publication_rel"),
     query(
         "publication schema",
         "publication",
         "SELECT format('%s in %I', n.name, p.pubname), 'schema', 'publication ' || quote_ident(p.pubname)
         FROM pg_publication_namespace t JOIN pg_publication p ON p.oid = t.pnpubid JOIN namespace n ON n.oid = t.pnnspid",
-    ),
+    )
+    .only_with("pg_publication_namespace"),
     // How to connect is for superusers, and may hold a password: it is left out.
     query(
         "subscription",
@@ -56,7 +60,8 @@ pub(super) const QUERIES: &[Query] = &[
             'slot ' || quote_ident(s.subslotname), 'commit', s.subsynccommit, 'binary', s.subbinary, 'stream', s.substream, 'two phases', s.subtwophasestate,
             'disable on error', s.subdisableonerr), NULL
         FROM pg_subscription s WHERE s.subdbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())",
-    ),
+    )
+    .only_with("pg_subscription"),
     query(
         "database",
         "setting",
@@ -72,7 +77,8 @@ pub(super) const QUERIES: &[Query] = &[
         FROM pg_db_role_setting s LEFT JOIN pg_roles u ON u.oid = s.setrole CROSS JOIN unnest(s.setconfig) x
         WHERE coalesce(u.rolname !~ '^fulldress', true)
             AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))",
-    ),
+    )
+    .only_with("pg_db_role_setting"),
     query(
         "role",
         "role",

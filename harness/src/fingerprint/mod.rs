@@ -59,13 +59,19 @@ pub struct SchemaFingerprint {
 }
 
 impl SchemaFingerprint {
-    /// Reads the schema of the connection's database, in one statement; in an open transaction as that sees it.
+    /// Reads the schema of the connection's database, in one statement; in an open transaction as that sees it. Kinds of which there was
+    /// no object at all just before are left out of the statement.
     ///
     /// # Errors
     /// When the catalog cannot be read.
     pub async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         let surroundings = Surroundings::of(connection).await?;
-        let script = surroundings.around(&[], &catalog::statement(surroundings.major));
+        let answer = surroundings.around(&[], &catalog::question());
+        let answers = sqlx::raw_sql(AssertSqlSafe(answer)).fetch_all(&mut *connection).await?;
+        // The other two are the settings before and after.
+        let answer = answers.iter().find(|row| row.len() == 1).map(|row| text(row, 0)).transpose()?.flatten();
+        let statement = catalog::statement(surroundings.major, answer.as_deref().unwrap_or_default());
+        let script = surroundings.around(&[], &statement);
         let mut fingerprint = Self::default();
         let mut results = sqlx::raw_sql(AssertSqlSafe(script)).fetch_many(connection);
         while let Some(result) = results.try_next().await? {

@@ -50,7 +50,8 @@ pub(super) const QUERIES: &[Query] = &[
         "rule",
         "SELECT r.name || '.' || quote_ident(w.rulename), format('%s enabled %s', pg_get_ruledef(w.oid), w.ev_enabled), r.key
         FROM pg_rewrite w JOIN relation r ON r.oid = w.ev_class WHERE w.rulename <> '_RETURN'",
-    ),
+    )
+    .only_with("pg_rewrite WHERE rulename <> '_RETURN' AND oid >= 16384"),
     query(
         "policy",
         "policy",
@@ -59,7 +60,8 @@ pub(super) const QUERIES: &[Query] = &[
                 SELECT CASE o WHEN 0 THEN 'public' ELSE quote_ident(pg_get_userbyid(o)) END FROM unnest(p.polroles) o) u (name)),
             'using (' || pg_get_expr(p.polqual, p.polrelid) || ')', 'check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')'), r.key
         FROM pg_policy p JOIN relation r ON r.oid = p.polrelid",
-    ),
+    )
+    .only_with("pg_policy"),
     query(
         "statistics",
         "statistics",
@@ -67,5 +69,6 @@ pub(super) const QUERIES: &[Query] = &[
             concat_ws(' ', pg_get_statisticsobjdef(s.oid), 'target ' || nullif(s.stxstattarget, -1)::text), r.key
         FROM pg_statistic_ext s JOIN namespace n ON n.oid = s.stxnamespace JOIN relation r ON r.oid = s.stxrelid
         WHERE {own pg_statistic_ext s.oid}",
-    ),
+    )
+    .only_with("pg_statistic_ext"),
 ];

@@ -57,6 +57,12 @@ pub(super) const QUERIES: &[Query] = &[
             UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid, format('statistics %s.%I', s.stxnamespace::regnamespace, s.stxname), s.stxowner, s.stxnamespace FROM pg_statistic_ext s
         ) o JOIN namespace n ON n.oid = o.space CROSS JOIN LATERAL (SELECT o.key) i (key)
         WHERE NOT EXISTS (SELECT FROM member m WHERE m.classid = o.catalog AND m.objid = o.oid)",
+    )
+    .only_with(
+        "pg_operator WHERE oid >= 16384 UNION ALL SELECT FROM pg_opclass WHERE oid >= 16384
+            UNION ALL SELECT FROM pg_opfamily WHERE oid >= 16384 UNION ALL SELECT FROM pg_conversion WHERE oid >= 16384
+            UNION ALL SELECT FROM pg_collation WHERE oid >= 16384 UNION ALL SELECT FROM pg_ts_dict WHERE oid >= 16384
+            UNION ALL SELECT FROM pg_ts_config WHERE oid >= 16384 UNION ALL SELECT FROM pg_statistic_ext",
     ),
     privilege(
         "SELECT o.key, 'owner ' || quote_ident(pg_get_userbyid(o.owner)), o.key FROM (
@@ -76,18 +82,21 @@ pub(super) const QUERIES: &[Query] = &[
         "SELECT i.key, format('owner %I, %s', pg_get_userbyid(f.fdwowner), {acl F f.fdwacl f.fdwowner}), i.key
         FROM pg_foreign_data_wrapper f CROSS JOIN LATERAL (SELECT 'foreign data wrapper ' || quote_ident(f.fdwname)) i (key)
         WHERE {own pg_foreign_data_wrapper f.oid}",
-    ),
+    )
+    .only_with("pg_foreign_data_wrapper"),
     privilege(
         "SELECT i.key, format('owner %I, %s', pg_get_userbyid(s.srvowner), {acl S s.srvacl s.srvowner}), i.key
         FROM pg_foreign_server s CROSS JOIN LATERAL (SELECT 'server ' || quote_ident(s.srvname)) i (key)
         WHERE {own pg_foreign_server s.oid}",
-    ),
+    )
+    .only_with("pg_foreign_server"),
     privilege(
         "SELECT 'database', format('owner %I, %s', pg_get_userbyid(d.datdba), {acl d d.datacl d.datdba}), NULL
         FROM pg_database d WHERE d.datname = current_database()",
     ),
     // The server's parameters and tablespaces, if anybody granted anything on them.
-    privilege("SELECT 'parameter ' || p.parname, {sorted p.paracl::text[]}, NULL FROM pg_parameter_acl p"),
+    privilege("SELECT 'parameter ' || p.parname, {sorted p.paracl::text[]}, NULL FROM pg_parameter_acl p")
+    .only_with("pg_parameter_acl"),
     privilege(
         "SELECT 'tablespace ' || quote_ident(t.spcname), format('owner %I, %s', pg_get_userbyid(t.spcowner), {acl t t.spcacl t.spcowner}), NULL
         FROM pg_tablespace t WHERE t.spcname !~ '^pg_' OR t.spcacl IS NOT NULL",
@@ -96,7 +105,8 @@ pub(super) const QUERIES: &[Query] = &[
     privilege(
         "SELECT 'large object ' || l.oid, format('owner %I, %s', pg_get_userbyid(l.lomowner), {acl L l.lomacl l.lomowner}), NULL
         FROM pg_largeobject_metadata l WHERE l.lomacl <> acldefault('L', l.lomowner)",
-    ),
+    )
+    .only_with("pg_largeobject_metadata"),
     // What the server or an extension brought along, if it was granted otherwise since.
     privilege(
         "SELECT o.key, 'granted ' || o.now, o.parent FROM (
@@ -130,5 +140,6 @@ pub(super) const QUERIES: &[Query] = &[
                 WHEN 'n' THEN 'schemas' WHEN 'L' THEN 'large objects' ELSE d.defaclobjtype::text END),
             coalesce({sorted d.defaclacl::text[]}, 'nobody'), 'schema ' || quote_ident(n.nspname)
         FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace WHERE n.nspname IS DISTINCT FROM 'fulldress'",
-    ),
+    )
+    .only_with("pg_default_acl"),
 ];

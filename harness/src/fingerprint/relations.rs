@@ -39,7 +39,8 @@ pub(super) const QUERIES: &[Query] = &[
             'inherits ' || (SELECT string_agg(h.inhparent::regclass::text, ', ' ORDER BY h.inhseqno) FROM pg_inherits h WHERE h.inhrelid = r.oid),
             pg_get_expr(r.relpartbound, r.oid)), r.schema_key
         FROM relation r JOIN pg_foreign_table f ON f.ftrelid = r.oid JOIN pg_foreign_server s ON s.oid = f.ftserver",
-    ),
+    )
+    .only_with("pg_foreign_table"),
     // Which column must not be null is part of the column, whatever the server calls the constraint behind it.
     query(
         "column",
@@ -68,7 +69,8 @@ pub(super) const QUERIES: &[Query] = &[
         "view",
         "SELECT r.name, concat_ws(' ', 'options ' || {options r.reloptions}, pg_get_viewdef(r.oid)), r.schema_key
         FROM relation r WHERE r.relkind = 'v'",
-    ),
+    )
+    .only_with("pg_class WHERE relkind = 'v' AND oid >= 16384"),
     query(
         "materialized view",
         "view",
@@ -79,7 +81,8 @@ pub(super) const QUERIES: &[Query] = &[
             'toast options ' || (SELECT {options t.reloptions} FROM pg_class t WHERE t.oid = r.reltoastrelid),
             pg_get_viewdef(r.oid)), r.schema_key
         FROM relation r WHERE r.relkind = 'm'",
-    ),
+    )
+    .only_with("pg_class WHERE relkind = 'm' AND oid >= 16384"),
     query(
         "view column",
         "view",
@@ -93,7 +96,8 @@ pub(super) const QUERIES: &[Query] = &[
         FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE r.relkind IN ('v', 'm') AND a.attnum > 0 AND NOT a.attisdropped",
-    ),
+    )
+    .only_with("pg_class WHERE relkind IN ('v', 'm') AND oid >= 16384"),
     // The value is data, the rest is schema.
     query(
         "sequence",

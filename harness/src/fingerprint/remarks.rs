@@ -25,7 +25,8 @@ pub(super) const QUERIES: &[Query] = &[
         "comment",
         "SELECT 'constraint ' || r.name || '.' || quote_ident(k.conname), d.description, 'constraint ' || r.name || '.' || quote_ident(k.conname)
         FROM pg_description d JOIN pg_constraint k ON k.oid = d.objoid JOIN relation r ON r.oid = k.conrelid WHERE d.classoid = 'pg_constraint'::regclass",
-    ),
+    )
+    .only_with("pg_description WHERE classoid = 'pg_constraint'::regclass AND objoid >= 16384"),
     query(
         "comment",
         "comment",
@@ -40,6 +41,10 @@ pub(super) const QUERIES: &[Query] = &[
             UNION ALL SELECT 'pg_proc'::regclass, p.oid, CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' ELSE 'function ' END || p.oid::regprocedure
                 FROM pg_proc p JOIN namespace n ON n.oid = p.pronamespace WHERE {own pg_proc p.oid}
         ) o ON o.catalog = d.classoid AND o.oid = d.objoid",
+    )
+    .only_with(
+        "pg_description WHERE classoid IN ('pg_trigger'::regclass, 'pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_type'::regclass,
+            'pg_constraint'::regclass, 'pg_proc'::regclass) AND objoid >= 16384",
     ),
     // Objects that the server made itself have ids below 16384; schema public is one that gets comments nevertheless.
     query(
@@ -71,7 +76,8 @@ pub(super) const QUERIES: &[Query] = &[
         "security label",
         "SELECT format('%s %s by %s', i.type, i.identity, l.provider), l.label, NULL
         FROM pg_seclabel l CROSS JOIN LATERAL pg_identify_object(l.classoid, l.objoid, l.objsubid) i WHERE i.schema IS DISTINCT FROM 'fulldress'",
-    ),
+    )
+    .only_with("pg_seclabel"),
     query(
         "security label",
         "security label",
@@ -79,5 +85,6 @@ pub(super) const QUERIES: &[Query] = &[
             SELECT 'pg_database'::regclass AS catalog, b.oid, 'database' AS key FROM pg_database b WHERE b.datname = current_database()
             UNION ALL SELECT 'pg_authid'::regclass, r.oid, 'role ' || quote_ident(r.rolname) FROM pg_roles r WHERE r.rolname !~ '^(pg_|fulldress)'
         ) o ON o.catalog = l.classoid AND o.oid = l.objoid",
-    ),
+    )
+    .only_with("pg_shseclabel"),
 ];

@@ -17,7 +17,8 @@ pub(super) const QUERIES: &[Query] = &[
         "function",
         "SELECT p.oid::regprocedure, pg_get_functiondef(p.oid), 'schema ' || n.name
         FROM pg_proc p JOIN namespace n ON n.oid = p.pronamespace WHERE p.prokind = 'p' AND {own pg_proc p.oid}",
-    ),
+    )
+    .only_with("pg_proc WHERE prokind = 'p' AND oid >= 16384"),
     query(
         "aggregate",
         "function",
@@ -33,7 +34,8 @@ pub(super) const QUERIES: &[Query] = &[
                 a.aggmfinalextra, a.aggmfinalmodify, quote_literal(a.aggminitval)),
             'parallel', p.proparallel), 'schema ' || n.name
         FROM pg_aggregate a JOIN pg_proc p ON p.oid = a.aggfnoid JOIN namespace n ON n.oid = p.pronamespace WHERE {own pg_proc p.oid}",
-    ),
+    )
+    .only_with("pg_proc WHERE prokind = 'a' AND oid >= 16384"),
     query(
         "operator",
         "operator",
@@ -43,7 +45,8 @@ pub(super) const QUERIES: &[Query] = &[
             CASE WHEN o.oprcanhash THEN 'hashes' END, CASE WHEN o.oprcanmerge THEN 'merges' END), 'schema ' || n.name
         FROM pg_operator o JOIN namespace n ON n.oid = o.oprnamespace
         CROSS JOIN LATERAL pg_identify_object('pg_operator'::regclass, o.oid, 0) i WHERE {own pg_operator o.oid}",
-    ),
+    )
+    .only_with("pg_operator WHERE oid >= 16384"),
     query(
         "operator family",
         "operator",
@@ -55,7 +58,8 @@ pub(super) const QUERIES: &[Query] = &[
                 format_type(p.amproclefttype, NULL), format_type(p.amprocrighttype, NULL), p.amproc::oid::regprocedure)
                 FROM pg_amproc p WHERE p.amprocfamily = f.oid) p (x))), 'schema ' || n.name
         FROM pg_opfamily f JOIN namespace n ON n.oid = f.opfnamespace JOIN pg_am m ON m.oid = f.opfmethod WHERE {own pg_opfamily f.oid}",
-    ),
+    )
+    .only_with("pg_opfamily WHERE oid >= 16384"),
     query(
         "operator class",
         "operator",
@@ -64,27 +68,31 @@ pub(super) const QUERIES: &[Query] = &[
             format('family %I.%I', (SELECT s.nspname FROM pg_namespace s WHERE s.oid = f.opfnamespace), f.opfname)), 'schema ' || n.name
         FROM pg_opclass c JOIN namespace n ON n.oid = c.opcnamespace JOIN pg_am m ON m.oid = c.opcmethod
         JOIN pg_opfamily f ON f.oid = c.opcfamily WHERE {own pg_opclass c.oid}",
-    ),
+    )
+    .only_with("pg_opclass WHERE oid >= 16384"),
     query(
         "cast",
         "cast",
         "SELECT (pg_identify_object('pg_cast'::regclass, c.oid, 0)).identity,
             concat_ws(' ', 'method', c.castmethod, 'context', c.castcontext, 'function ' || nullif(c.castfunc, 0)::regprocedure), NULL
         FROM pg_cast c WHERE c.oid >= 16384 AND {own pg_cast c.oid}",
-    ),
+    )
+    .only_with("pg_cast WHERE oid >= 16384"),
     query(
         "conversion",
         "conversion",
         "SELECT n.name || '.' || quote_ident(c.conname), concat_ws(' ', CASE WHEN c.condefault THEN 'default' END, 'for',
             pg_encoding_to_char(c.conforencoding), 'to', pg_encoding_to_char(c.contoencoding), 'from', c.conproc::oid::regprocedure), 'schema ' || n.name
         FROM pg_conversion c JOIN namespace n ON n.oid = c.connamespace WHERE {own pg_conversion c.oid}",
-    ),
+    )
+    .only_with("pg_conversion WHERE oid >= 16384"),
     query(
         "access method",
         "access method",
         "SELECT quote_ident(a.amname), format('type %s handler %s', a.amtype, a.amhandler::oid::regprocedure), NULL
         FROM pg_am a WHERE a.oid >= 16384 AND {own pg_am a.oid}",
-    ),
+    )
+    .only_with("pg_am WHERE oid >= 16384"),
     query(
         "language",
         "language",
@@ -98,5 +106,6 @@ pub(super) const QUERIES: &[Query] = &[
         "SELECT (pg_identify_object('pg_transform'::regclass, t.oid, 0)).identity,
             concat_ws(' ', 'from ' || nullif(t.trffromsql::oid, 0)::regprocedure, 'to ' || nullif(t.trftosql::oid, 0)::regprocedure), NULL
         FROM pg_transform t WHERE {own pg_transform t.oid}",
-    ),
+    )
+    .only_with("pg_transform"),
 ];

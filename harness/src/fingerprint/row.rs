@@ -96,9 +96,10 @@ impl Value {
             Form::Int2 => format!("hashint4extended(coalesce({what}::int4, 65536), {seed})"),
             Form::Bool => format!("hashint4extended(coalesce({what}::int4, 2), {seed})"),
             Form::Int4 => format!("hashint4extended(coalesce({what}, {NULL_INT4}), {seed})"),
-            // The function folds both halves into one: with the upper one beside it, nothing is lost.
+            // The function folds both halves into one before the seed plays a part: with the number in the seed as well, nothing is
+            // lost.
             Form::Int8 => format!(
-                "hashint8extended(coalesce({what}, {NULL_INT8}) >> 32, hashint8extended(coalesce({what}, {NULL_INT8}), {seed}))"
+                "hashint8extended(coalesce({what}, {NULL_INT8}), {seed} # coalesce({what}, {NULL_INT8}))"
             ),
             Form::Uuid => format!("uuid_hash_extended(coalesce({what}, '{NULL_UUID}'::uuid), {seed})"),
             Form::Text => format!("hashtextextended(coalesce({what}, '{NULL_TEXT}') COLLATE \"C\", {seed})"),

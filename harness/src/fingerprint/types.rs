@@ -13,7 +13,8 @@ pub(super) const QUERIES: &[Query] = &[
             coalesce((SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), ''),
             'schema ' || n.name
         FROM pg_type t JOIN namespace n ON n.oid = t.typnamespace WHERE t.typtype = 'e' AND {own pg_type t.oid}",
-    ),
+    )
+    .only_with("pg_type WHERE typtype = 'e' AND oid >= 16384"),
     query(
         "domain",
         "type",
@@ -23,7 +24,8 @@ pub(super) const QUERIES: &[Query] = &[
             'schema ' || n.name
         FROM pg_type t JOIN namespace n ON n.oid = t.typnamespace JOIN pg_type b ON b.oid = t.typbasetype
         WHERE t.typtype = 'd' AND {own pg_type t.oid}",
-    ),
+    )
+    .only_with("pg_type WHERE typtype = 'd' AND oid >= 16384"),
     query(
         "domain constraint",
         "constraint",
@@ -31,7 +33,8 @@ pub(super) const QUERIES: &[Query] = &[
             'domain ' || n.name || '.' || quote_ident(t.typname)
         FROM pg_constraint k JOIN pg_type t ON t.oid = k.contypid JOIN namespace n ON n.oid = t.typnamespace
         WHERE (k.contype <> 'n' OR k.conname !~ '_not_null[0-9]*$') AND {own pg_type t.oid}",
-    ),
+    )
+    .only_with("pg_type WHERE typtype = 'd' AND oid >= 16384"),
     query(
         "range",
         "type",
@@ -42,12 +45,14 @@ pub(super) const QUERIES: &[Query] = &[
             'multirange ' || format_type(r.rngmultitypid, NULL)), 'schema ' || n.name
         FROM pg_range r JOIN pg_type t ON t.oid = r.rngtypid JOIN namespace n ON n.oid = t.typnamespace
         WHERE {own pg_type t.oid}",
-    ),
+    )
+    .only_with("pg_type WHERE typtype = 'r' AND oid >= 16384"),
     query(
         "composite type",
         "type",
         "SELECT r.name, 'composite', r.schema_key FROM relation r WHERE r.relkind = 'c'",
-    ),
+    )
+    .only_with("pg_class WHERE relkind = 'c' AND oid >= 16384"),
     // Here, other than in tables, the order is part of the definition: values are written by it.
     query(
         "attribute",
@@ -57,7 +62,8 @@ pub(super) const QUERIES: &[Query] = &[
             'collate ' || CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END), r.key
         FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid JOIN pg_type t ON t.oid = a.atttypid
         WHERE r.relkind = 'c' AND a.attnum > 0 AND NOT a.attisdropped",
-    ),
+    )
+    .only_with("pg_class WHERE relkind = 'c' AND oid >= 16384"),
     query(
         "base type",
         "type",
@@ -83,5 +89,6 @@ pub(super) const QUERIES: &[Query] = &[
             'rules ' || (j ->> 'collicurules')), 'schema ' || n.name
         FROM pg_collation c JOIN namespace n ON n.oid = c.collnamespace CROSS JOIN LATERAL to_jsonb(c) j
         WHERE {own pg_collation c.oid}",
-    ),
+    )
+    .only_with("pg_collation WHERE oid >= 16384"),
 ];

@@ -102,6 +102,11 @@ fn every_verdict_is_reached_and_the_history_goes_on_from_each() {
     assert_eq!(failure.sqlstate.as_deref(), Some("2BP01"));
     let wrong = migration(&trip, "0008_wrong");
     assert!(wrong.place.to_string().ends_with("0008_wrong.up.sql:3"), "{}", wrong.place);
+    // What comes later is judged without what it would have made.
+    let since: Vec<&str> =
+        trip.migrations.iter().filter_map(|migration| migration.incomplete_since.as_deref()).collect();
+    assert_eq!(since, ["0008_wrong"; 4]);
+    assert_eq!(migration(&trip, "0009_email_index").incomplete_since.as_deref(), Some("0008_wrong"));
     let drift = migration(&trip, "0004_order_channel");
     assert_eq!(drift.differences.len(), 1);
     assert_eq!(drift.differences[0].object, "public.orders_placed_at");
@@ -272,8 +277,69 @@ fn a_range_is_walked_on_what_comes_before_it() {
     let trip = walk(&dir, &range("9", "0010_own_transaction"));
     // What failed on the way there is told.
     assert_eq!(verdicts(&trip), ["0008 up-failed -", "0009 exact same", "0010 exact same"]);
+    assert!(
+        trip.text().contains("* 2 migrations were judged without what 0008_wrong would"),
+        "{}",
+        trip.text()
+    );
     assert!(matches!(try_walk(&dir, &range("99", "10")), Err(Error::Unknown { option: "--from", .. })));
     assert!(matches!(try_walk(&dir, &range("10", "9")), Err(Error::Backwards { .. })));
+}
+
+#[test]
+fn a_view_is_the_same_whenever_it_was_made_and_in_whatever_order_its_columns_are() {
+    let dir = history_of(&[
+        (
+            "1_t.up",
+            "CREATE TABLE t (id int PRIMARY KEY, a text, b text, at timestamp DEFAULT 'now'::timestamp);
+            CREATE VIEW recent AS SELECT id FROM t WHERE at > 'now'::timestamp - interval '1 day';
+            CREATE VIEW everything AS SELECT * FROM t;
+            CREATE VIEW ordered AS SELECT a, b FROM t UNION SELECT b, a FROM t;",
+        ),
+        ("1_t.down", "DROP VIEW recent, everything, ordered; DROP TABLE t;"),
+        ("2_moment.up", "DROP VIEW recent; ALTER TABLE t ALTER COLUMN at DROP DEFAULT;"),
+        (
+            "2_moment.down",
+            "CREATE VIEW recent AS SELECT id FROM t WHERE at > 'now'::timestamp - interval '1 day';
+            ALTER TABLE t ALTER COLUMN at SET DEFAULT 'now'::timestamp;",
+        ),
+        ("3_order.up", "DROP VIEW everything;"),
+        ("3_order.down", "CREATE VIEW everything AS SELECT id, b, at, a FROM t;"),
+        ("4_union.up", "DROP VIEW ordered;"),
+        ("4_union.down", "CREATE VIEW ordered AS SELECT b, a FROM t UNION SELECT a, b FROM t;"),
+    ]);
+    let trip = walk(dir.path(), &request(dir.path()));
+    let expected = ["1 exact same", "2 exact same", "3 order-only same", "4 drift view same"];
+    assert_eq!(verdicts(&trip), expected, "{}", trip.text());
+    assert_eq!(migration(&trip, "3_order").reordered, ["public.everything"]);
+}
+
+#[test]
+fn what_is_done_to_the_letters_of_a_text_is_seen() {
+    // A way back that undoes nothing.
+    let lose_nothing = "ALTER TABLE people ALTER COLUMN slug SET NOT NULL;";
+    let dir = history_of(&[
+        (
+            "1_people.up",
+            "CREATE TABLE people (id serial PRIMARY KEY, email text NOT NULL UNIQUE, nick varchar(20) NOT NULL, slug text NOT NULL CHECK (slug = lower(slug)));",
+        ),
+        ("1_people.down", "DROP TABLE people;"),
+        ("2_lower.up", "UPDATE people SET email = lower(email);"),
+        ("2_lower.down", lose_nothing),
+        ("3_title.up", "UPDATE people SET nick = initcap(nick);"),
+        ("3_title.down", lose_nothing),
+        ("4_ascii.up", "UPDATE people SET nick = regexp_replace(nick, '[^ -~]', '', 'g');"),
+        ("4_ascii.down", lose_nothing),
+        // In lower case it is already.
+        ("5_slug.up", "UPDATE people SET slug = lower(slug);"),
+        ("5_slug.down", lose_nothing),
+    ]);
+    let trip = walk(dir.path(), &Request { rows: Some(20), ..request(dir.path()) });
+    let expected =
+        ["1 exact same", "2 data-lost same", "3 data-lost same", "4 data-lost same", "5 exact same"];
+    assert_eq!(verdicts(&trip), expected, "{}", trip.text());
+    assert_eq!(migration(&trip, "2_lower").rows_lost(), 20);
+    assert!(migration(&trip, "3_title").rows_lost() > 0);
 }
 
 /// Runs the program as a person does.
@@ -318,6 +384,18 @@ fn exit_codes_and_files() {
     std::fs::write(&setup, "CREATE TABLE lamps (id int);\nSELECT gone;\n").unwrap();
     run(&[plain, "--setup", &setup]).expect_code(2).expect_said("line 2");
     run(&[plain, "--postgres", "/nowhere"]).expect_code(5).expect_said("has no initdb");
+    run(&[plain, "--postgres", "9.1"]).expect_code(5).expect_said("PostgreSQL 9.1 was not found");
+    // One that is found without being named in FULLDRESS_POSTGRES.
+    let Some((version, _)) =
+        versions().into_iter().find(|(_, folder)| folder.starts_with("/usr/lib/postgresql"))
+    else {
+        return;
+    };
+    let ended =
+        run(&[plain, "--no-data", "--to", "1", "--postgres", &version.to_string(), "--format", "json"]);
+    let trip: serde_json::Value = serde_json::from_str(&ended.expect_code(0).stdout).unwrap();
+    let said = trip["server_version"].as_str().unwrap();
+    assert_eq!(said.split('.').next().unwrap(), version.to_string(), "{said}");
 }
 
 #[test]

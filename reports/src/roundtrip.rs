@@ -56,7 +56,7 @@ pub struct Migration {
     pub classes: Vec<String>,
     /// Between the schema before it and the schema after its way back.
     pub differences: Vec<Difference>,
-    /// Tables whose columns came back in another physical order.
+    /// Tables whose columns came back in another physical order, and views whose list of columns did.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reordered: Vec<String>,
     /// What became of the rows; absent when they were not compared.
@@ -75,6 +75,10 @@ pub struct Migration {
     pub down: Option<Place>,
     /// What failed.
     pub failure: Option<Failure>,
+    /// The first migration before this one whose way up failed; absent when there was none. What it would have made is missing, and
+    /// the verdict rests on that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incomplete_since: Option<String>,
     /// Where somebody should look first.
     pub place: Place,
     /// What was left out or run otherwise than it stands.
@@ -201,6 +205,8 @@ pub struct Facts {
     pub down_ms: Option<u64>,
     /// As [`Migration::took_ms`].
     pub took_ms: u64,
+    /// As [`Migration::incomplete_since`].
+    pub incomplete_since: Option<String>,
     /// The line that a difference is about, where one was found.
     pub difference_at: Option<Place>,
     /// As [`Migration::notes`].
@@ -224,6 +230,7 @@ impl Facts {
             up_ms: 0,
             down_ms: None,
             took_ms: 0,
+            incomplete_since: None,
             difference_at: None,
             notes: Vec::new(),
         }
@@ -258,6 +265,7 @@ impl Facts {
             up: self.up,
             down,
             failure: self.failure,
+            incomplete_since: self.incomplete_since,
             place,
             notes: self.notes,
         }

@@ -110,7 +110,11 @@ mod tests {
     fn schema(objects: &[(&str, &str, &str, Option<&str>)]) -> SchemaFingerprint {
         let mut schema = SchemaFingerprint::default();
         for (kind, object, definition, parent) in objects {
-            let entry = Entry { definition: (*definition).to_owned(), parent: parent.map(str::to_owned) };
+            let entry = Entry {
+                definition: (*definition).to_owned(),
+                compared: None,
+                parent: parent.map(str::to_owned),
+            };
             schema.objects.insert(((*kind).to_owned(), (*object).to_owned()), entry);
         }
         schema

@@ -38,15 +38,31 @@ type Name = (String, String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     definition: String,
+    /// What is compared in place of the definition, where the reader looks past something.
+    compared: Option<String>,
     /// The object that this one falls with, as `kind name`.
     parent: Option<String>,
 }
 
-/// Columns of a table, as lists of names.
+impl Entry {
+    fn essence(&self) -> &str {
+        self.compared.as_deref().unwrap_or(&self.definition)
+    }
+}
+
+/// Columns of a table or a view, as lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct ColumnOrder {
-    physical: String,
-    sorted: String,
+pub(crate) struct ColumnOrder {
+    pub(crate) physical: String,
+    pub(crate) sorted: String,
+}
+
+/// What of an object is compared; see [`SchemaFingerprint::look_past`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Compared {
+    pub(crate) definition: String,
+    /// The columns, where the definition is one without their order.
+    pub(crate) columns: Option<ColumnOrder>,
 }
 
 /// A schema as named definitions.
@@ -54,7 +70,7 @@ struct ColumnOrder {
 pub struct SchemaFingerprint {
     /// By kind and qualified object.
     objects: BTreeMap<Name, Entry>,
-    /// By table. Kept apart from the definitions: it comes back differently without any fault.
+    /// By table or view. Kept apart from the definitions: it comes back differently without any fault.
     column_order: BTreeMap<String, ColumnOrder>,
 }
 
@@ -87,10 +103,22 @@ impl SchemaFingerprint {
                 let order = ColumnOrder { physical: definition, sorted: parent.unwrap_or_default() };
                 fingerprint.column_order.insert(object, order);
             } else {
-                fingerprint.objects.insert((kind, object), Entry { definition, parent });
+                fingerprint.objects.insert((kind, object), Entry { definition, compared: None, parent });
             }
         }
         Ok(fingerprint)
+    }
+
+    /// Compares objects from here on by what a rule makes of their kind and definition; none leaves the definition. Differences
+    /// still show the definitions.
+    pub(crate) fn look_past(&mut self, rule: impl Fn(&str, &str) -> Option<Compared>) {
+        for ((kind, object), entry) in &mut self.objects {
+            let Some(Compared { definition, columns }) = rule(kind, &entry.definition) else { continue };
+            entry.compared = Some(definition);
+            if let Some(columns) = columns {
+                self.column_order.insert(object.clone(), columns);
+            }
+        }
     }
 
     /// SHA-256 over all definitions, hexadecimal; column order does not count.
@@ -98,7 +126,7 @@ impl SchemaFingerprint {
     pub fn digest(&self) -> String {
         let mut digest = Sha256::new();
         for ((kind, object), entry) in &self.objects {
-            for part in [kind, object, &entry.definition] {
+            for part in [kind, object, entry.essence()] {
                 digest.update(part.as_bytes());
                 digest.update([0]);
             }
@@ -112,7 +140,7 @@ impl SchemaFingerprint {
         let mut differences: Vec<Difference> = Vec::new();
         for (name, before) in &self.objects {
             let now = after.objects.get(name);
-            if now.is_none_or(|now| now.definition != before.definition) {
+            if now.is_none_or(|now| now.essence() != before.essence()) {
                 differences.push(difference(name, Some(before), now));
             }
         }
@@ -122,7 +150,7 @@ impl SchemaFingerprint {
         differences
     }
 
-    /// Tables with the same columns in another order.
+    /// Tables, and views that are compared so, with the same columns in another order.
     #[must_use]
     pub fn order_only(&self, after: &Self) -> Vec<String> {
         let moved = |(table, order): &(&String, &ColumnOrder)| {

@@ -2,8 +2,9 @@
 //! compared at each stage.
 //!
 //! Called by `commands::roundtrip`; tells its progress to the caller. [`staircase`] walks, [`ground`] holds the databases,
-//! [`session`] runs scripts as a stranger, [`state`] is what is compared.
+//! [`session`] runs scripts as a stranger, [`state`] and [`definition`] are what is compared.
 
+mod definition;
 mod explain;
 mod extensions;
 mod ground;

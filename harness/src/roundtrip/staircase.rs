@@ -48,6 +48,8 @@ pub(super) struct Staircase<'walk> {
     bare: usize,
     /// Whether the migration under way is walked without rows, since it does not bear them.
     without_rows: bool,
+    /// The first migration whose way up failed.
+    incomplete_since: Option<String>,
     found: Walk,
 }
 
@@ -63,6 +65,7 @@ impl<'walk> Staircase<'walk> {
             taken: Vec::new(),
             bare: 0,
             without_rows: false,
+            incomplete_since: None,
             found: Walk::default(),
         }
     }
@@ -92,7 +95,7 @@ impl<'walk> Staircase<'walk> {
     /// Applies a migration that is not walked; one that fails is told.
     async fn only_apply(&mut self, index: usize, watch: &mut Watch<'_>) -> Result<(), Error> {
         let migration = &self.history.migrations[index];
-        let mut facts = facts(migration);
+        let mut facts = self.facts(migration);
         match self.ground.run(&migration.up).await? {
             Ok(ran) => {
                 self.note_applied(index, ran.us);
@@ -117,7 +120,7 @@ impl<'walk> Staircase<'walk> {
     async fn step(&mut self, index: usize, before: State) -> Result<State, Error> {
         let began_us = self.clock.now_us();
         let migration = &self.history.migrations[index];
-        let mut facts = facts(migration);
+        let mut facts = self.facts(migration);
         let after = match self.ground.run(&migration.up).await? {
             Ok(ran) => {
                 facts.up_ms = ran.us / 1000;
@@ -393,8 +396,16 @@ impl<'walk> Staircase<'walk> {
         State::read(self.ground.live.probe().await?, false).await
     }
 
-    fn refused(&self, facts: &mut Facts, during: Way, script: &Script, stopped: &Stopped) {
+    fn facts(&self, migration: &Migration) -> Facts {
+        let facts = Facts::new(migration.id.clone(), migration.up.place(), migration.way_back());
+        Facts { incomplete_since: self.incomplete_since.clone(), ..facts }
+    }
+
+    fn refused(&mut self, facts: &mut Facts, during: Way, script: &Script, stopped: &Stopped) {
         let refusal = &stopped.refusal;
+        if during == Way::Up {
+            self.incomplete_since.get_or_insert_with(|| facts.id.clone());
+        }
         facts.failure = Some(Failure {
             during,
             place: Place { file: script.file.clone(), line: refusal.line },
@@ -410,10 +421,6 @@ async fn fill(request: &Request, database: &PgConnectOptions) -> Result<Option<s
     let Some(rows) = request.rows else { return Ok(None) };
     let wanted = synthetic::Request { rows, seed: request.seed, writers: WRITERS, ..Default::default() };
     Ok(Some(synthetic::fill(database, &wanted).await?))
-}
-
-fn facts(migration: &Migration) -> Facts {
-    Facts::new(migration.id.clone(), migration.up.place(), migration.way_back())
 }
 
 /// Where a migration names an object that did not come back: in its way back, else in its way up, where it is not undone.

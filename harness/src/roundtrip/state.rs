@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use fulldress_reports::evidence::Difference;
 use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
 
-use super::Error;
+use super::{Error, definition};
 use crate::fingerprint::SchemaFingerprint;
 use crate::fingerprint::data::{Columns, DataDigest};
 use crate::fingerprint::lost;
@@ -47,14 +48,18 @@ impl State {
     }
 
     async fn read_columns(probe: &mut PgConnection, columns: Columns) -> Result<Self, Error> {
-        let schema =
-            SchemaFingerprint::read(probe).await.map_err(Error::server("the schema could not be read"))?;
+        let unread = || Error::server("the schema could not be read");
+        let mut schema = SchemaFingerprint::read(probe).await.map_err(unread())?;
+        let query = "SELECT extract(epoch FROM clock_timestamp())::int8";
+        let now: i64 = sqlx::query_scalar(query).fetch_one(&mut *probe).await.map_err(unread())?;
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::seconds(now);
+        schema.look_past(|kind, text| definition::compared(kind, text, now));
         let data =
             DataDigest::read(probe, &columns).await.map_err(Error::server("the rows could not be read"))?;
         Ok(Self { schema, columns, data })
     }
 
-    /// Whether the schema is the same; the order of columns does not count.
+    /// Whether the schema is the same; the order of columns does not count, nor the moment at which something was made.
     pub(super) fn has_schema_of(&self, other: &Self) -> bool {
         self.schema.digest() == other.schema.digest()
     }

@@ -58,7 +58,13 @@ fn every() -> Vec<Migration> {
         Facts { failure: Some(failure(Way::Down)), reapply: None, ..facts("down") },
         Facts { back: WayBack::Empty(place("m/empty.down.sql", 1)), reapply: None, ..facts("empty") },
         Facts { back: WayBack::Missing, reapply: None, down_ms: None, ..facts("none") },
-        Facts { failure: Some(failure(Way::Up)), reapply: None, down_ms: None, ..facts("up") },
+        Facts {
+            failure: Some(failure(Way::Up)),
+            reapply: None,
+            down_ms: None,
+            incomplete_since: Some("before".to_owned()),
+            ..facts("up")
+        },
     ];
     all.into_iter().map(Facts::judge).collect()
 }

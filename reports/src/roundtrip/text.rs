@@ -49,10 +49,21 @@ fn table(out: &mut String, trip: &RoundTrip) {
         let down = migration.down_ms.map_or_else(|| "-".to_owned(), thousands);
         _ = writeln!(
             out,
-            "{:<width$}  {:<11}  {again:<7}  {:>5}  {down:>7}",
+            "{:<width$}  {:<11}  {again:<7}  {:>5}  {down:>7}{}",
             shown(migration),
             migration.verdict.name(),
             thousands(migration.up_ms),
+            if migration.incomplete_since.is_some() { " *" } else { "" },
+        );
+    }
+    let mut incomplete = trip.migrations.iter().filter_map(|migration| migration.incomplete_since.as_ref());
+    if let Some(since) = incomplete.next() {
+        let number = u64::try_from(1 + incomplete.count()).unwrap_or(u64::MAX);
+        let judged = if number == 1 { "migration was" } else { "migrations were" };
+        _ = writeln!(
+            out,
+            "* {} {judged} judged without what {since} would have made: correct its way up first",
+            thousands(number)
         );
     }
 }
@@ -86,7 +97,7 @@ fn details(out: &mut String, migration: &Migration) {
         _ = writeln!(out, "    and {} more", migration.differences.len() - DIFFERENCES_MAX);
     }
     for table in &migration.reordered {
-        _ = writeln!(out, "    table {table}: columns in another order");
+        _ = writeln!(out, "    {table}: columns in another order");
     }
     for (table, rows) in migration.data.iter().flat_map(|data| &data.lost) {
         _ = writeln!(out, "    table {table}: {} lost or changed", count(*rows, "row"));
@@ -112,6 +123,14 @@ fn write_difference(out: &mut String, difference: &Difference) {
 
 /// One sentence on what came of a migration.
 pub(super) fn sentence(migration: &Migration) -> String {
+    let outcome = outcome(migration);
+    match &migration.incomplete_since {
+        Some(since) => format!("{outcome} (judged without what {since} would have made)"),
+        None => outcome,
+    }
+}
+
+fn outcome(migration: &Migration) -> String {
     if let Some(failure) = &migration.failure {
         return failed(failure);
     }

@@ -53,7 +53,7 @@ pub const VERDICTS: [VerdictRecord; 8] = [
     VerdictRecord {
         verdict: Verdict::OrderOnly,
         name: "order-only",
-        meaning: "The way back brings everything back, with the columns of a table in another physical order.",
+        meaning: "The way back brings everything back, with the columns of a table or a view in another order.",
         remedy: "Name columns in INSERT and COPY, and do not rely on SELECT *.",
     },
     VerdictRecord {

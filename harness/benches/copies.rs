@@ -15,9 +15,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use fulldress::inventory::Inventory;
-use fulldress::mirror::Mirror;
 use fulldress::mirror::containers::compose::ComposeMirror;
 use fulldress::mirror::containers::engine::{Engine, run_label};
+use fulldress::mirror::{DataCopy, Mirror};
 use fulldress::plan::Plan;
 use fulldress::process::RunFolder;
 use fulldress_workloads::clock::Clock;
@@ -57,10 +57,10 @@ async fn main() {
     for round in 0..ROUNDS {
         times[0].push(copied(&data));
         let clock = flushed();
-        mirror.back_up().await.unwrap();
+        mirror.back_up(DataCopy::Before).await.unwrap();
         times[1].push(seconds(clock));
         let clock = flushed();
-        mirror.restore().await.unwrap();
+        mirror.restore(DataCopy::Before).await.unwrap();
         times[2].push(seconds(clock));
         let clock = flushed();
         let clone = mirror.clone_from_snapshot(&format!("clone-{round}"), &[]).await.unwrap();

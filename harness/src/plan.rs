@@ -214,7 +214,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::{Actors, Plan};
+    use super::{Actors, Plan, RollbackMethod};
     use fulldress_workloads::file::Workload;
 
     fn read(text: &str) -> Result<Plan, String> {
@@ -230,6 +230,20 @@ mod tests {
         assert!(plan.package.is_absolute());
         let Actors { long_reader, idle_transaction, analyze } = plan.actors;
         assert!(long_reader.enabled && idle_transaction.enabled && analyze.enabled, "production has them");
+    }
+
+    #[test]
+    fn a_way_back_is_a_word_or_a_list() {
+        let method = |line: &str| {
+            let plan = super::TEMPLATE.replacen("[rollback]", &format!("[rollback]\n{line}"), 1);
+            read(&plan).unwrap().rollback.method
+        };
+        assert_eq!(method(""), [RollbackMethod::Declared]);
+        assert_eq!(method("method = \"restore\""), [RollbackMethod::Restore]);
+        assert_eq!(
+            method("method = [\"restore\", \"down\"]"),
+            [RollbackMethod::Restore, RollbackMethod::Down]
+        );
     }
 
     #[test]
@@ -270,6 +284,10 @@ mod tests {
                 "[[invariant]]\nname = \"i\"\nsql = \"SELECT 1; DELETE FROM a\"\n[checks]",
                 "invariant `i` has more than one statement",
             ),
+            ("[rollback]", "[rollback]\nmethod = \"back\"", "unknown variant `back`"),
+            ("[rollback]", "[rollback]\nmethod = 3", "a way back such as \"down\", or a list of them"),
+            ("[rollback]", "[rollback]\nmethod = []", "rollback.method is an empty list"),
+            ("[rollback]", "[rollback]\nmethod = [\"down\", \"down\"]", "names a way back twice"),
             ("role = \"application\"", "role = \"app\"", "unknown variant `app`"),
         ];
         for (from, to, expected) in cases {

@@ -20,6 +20,7 @@ use std::time::Duration;
 use engine_proxy::EngineProxy;
 use fulldress_reports::check::{CheckId, Outcome};
 use fulldress_reports::event::Happening;
+use fulldress_reports::evidence::WriteFate;
 use fulldress_reports::finding::Finding;
 use fulldress_reports::lock::{LockMode, LockRecord, PackageSession, RouteWaits};
 use fulldress_reports::phase::Phase;
@@ -58,6 +59,7 @@ on_both_mirrors! {
     a_postgresql_that_dies_during_the_upgrade_is_exit_code_5
     a_dataset_command_that_fails_is_told_with_its_last_words
     ; rarely
+    both_ways_back_stand_beside_each_other
     ctrl_c_in_warmup
     ctrl_c_in_baseline
     a_polite_kill_in_soak_ends_as_ctrl_c_does
@@ -68,6 +70,7 @@ on_both_mirrors! {
 fn a_safe_upgrade_passes_with_exit_code_0(mut stage: Stage) {
     let _machine = alone();
     stage.arguments = vec!["--format", "json"];
+    stage.ways_back(["down", "restore"]);
     // With fewer rows to migrate, the first of two runners may have ended before the second begins, and neither would ever
     // meet the other's lock.
     stage.orders(40_000);
@@ -80,8 +83,69 @@ fn a_safe_upgrade_passes_with_exit_code_0(mut stage: Stage) {
     assert_eq!(printed, serde_json::to_value(&report).unwrap());
     assert_eq!(report.verdict.outcome, Outcome::Pass);
     assert!(report.evidence.interrupted.is_none());
+    // The quick profile takes one of two ways, and says so.
+    assert_eq!(report.evidence.other_way, None);
+    let left_out = "the way back by restore (the nightly profile takes it)";
+    let not_rehearsed = &report.evidence.reach.as_ref().unwrap().not_rehearsed;
+    assert!(not_rehearsed.iter().any(|one| one == left_out), "{not_rehearsed:?}");
     renders_again_byte_for_byte(&stage.bundle());
     compares_with_itself(&stage.bundle());
+}
+
+fn both_ways_back_stand_beside_each_other(mut stage: Stage) {
+    let _machine = shared();
+    let mut turned = Stage::on(stage.kind).unwrap();
+    stage.ways_back(["restore", "down"]);
+    turned.ways_back(["down", "restore"]);
+    for stage in [&mut stage, &mut turned] {
+        stage.forgive_timing();
+        stage.plan.insert("profile".to_owned(), "nightly".into());
+        // Two whole ones beside each other.
+        stage.table("phases").insert("rehearsal_max_s".to_owned(), 300.into());
+    }
+    let (first, second) = (stage.start("safe"), turned.start("safe"));
+    let title = "both ways back from the same upgraded state";
+    first.finish(WHOLE).expect_said(title);
+    second.finish(WHOLE).expect_said(title);
+    for stage in [&stage, &turned] {
+        stage.assert_clean();
+    }
+    // Whichever is taken under traffic, the restore loses what was acknowledged since its snapshot, and the steps nothing.
+    for (stage, restored_first) in [(&stage, true), (&turned, false)] {
+        let evidence = stage.report().evidence;
+        assert!(evidence.interrupted.is_none(), "{:?}", evidence.interrupted);
+        let other = evidence.other_way.unwrap();
+        assert_eq!(other.not_taken, None);
+        let first = (evidence.rollback.unwrap(), evidence.ledger.unwrap(), evidence.schema.unwrap());
+        let second = (other.rollback, other.ledger, other.schema);
+        let (restored, stepped) = if restored_first { (first, second) } else { (second, first) };
+        for (rollback, ledger, schema) in [&restored, &stepped] {
+            assert_eq!((&rollback.stuck, &schema.drift), (&vec![], &vec![]), "{}", rollback.method);
+            // Services are replaced on both ways, and a restore takes longer than nothing.
+            assert!(
+                rollback.unavailable_us.unwrap() <= rollback.took_us.unwrap() + 3_000_000,
+                "{rollback:?}"
+            );
+            assert_eq!(ledger.total(WriteFate::Unread), 0, "{:?}", ledger.phases);
+            assert!(ledger.total(WriteFate::Kept) > 0, "{:?}", ledger.phases);
+        }
+        assert_eq!((restored.0.method.as_str(), stepped.0.method.as_str()), ("restore", "down"));
+        assert!(restored.0.restore_us.unwrap() > 0 && restored.0.snapshot_bytes.unwrap() > 0);
+        assert!(restored.0.unavailable_us.unwrap() > 0, "{:?}", restored.0);
+        let lost: Vec<(Phase, u64)> = [&restored, &stepped]
+            .iter()
+            .flat_map(|way| &way.1.phases)
+            .filter_map(|one| Some((one.phase, *one.fates.get(&WriteFate::Lost)?)))
+            .collect();
+        let total: u64 = lost.iter().map(|(_, number)| number).sum();
+        assert_eq!(total, restored.1.total(WriteFate::Lost), "{lost:?}");
+        assert!(lost.iter().any(|(phase, _)| *phase == Phase::Soak), "{lost:?}");
+        assert!(lost.iter().all(|(phase, _)| *phase > Phase::Baseline), "{lost:?}");
+        let word = if restored_first { "down" } else { "restore" };
+        for file in [format!("ledger-{word}.jsonl"), format!("schema/rolled-back-{word}.sql")] {
+            assert!(stage.bundle().join(&file).is_file(), "{file}");
+        }
+    }
 }
 
 fn renders_again_byte_for_byte(bundle: &Path) {

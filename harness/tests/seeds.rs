@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulldress::inventory::Inventory;
-use fulldress::mirror::Mirror as _;
 use fulldress::mirror::containers::compose::ComposeMirror;
 use fulldress::mirror::containers::engine::{Engine, run_label};
+use fulldress::mirror::{DataCopy, Mirror as _};
 use fulldress::plan::Plan;
 use fulldress::process::RunFolder;
 use program::program;
@@ -192,7 +192,7 @@ async fn a_database_is_filled_by_its_own_scripts_by_dumps_and_from_a_data_folder
     let mut connection = mirror.connect().await.unwrap();
     sqlx::query("DROP ROLE fulldress_package").execute(&mut connection).await.unwrap();
     drop(connection);
-    mirror.back_up().await.unwrap();
+    mirror.back_up(DataCopy::Before).await.unwrap();
     copy("/fulldress/backup", "data");
     is_reached_while_it_recovers(&mirror, &container).await;
     mirror.stop().await;

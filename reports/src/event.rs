@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{
     CompatEvidence, DataEvidence, DependentEvidence, DoubleRunEvidence, Evidence, FaultEvidence,
-    Interruption, InvariantEvidence, LedgerEvidence, PackageFacts, PreflightEvidence, Reach, ReapplyEvidence,
-    RehearsalFacts, ResidueEvidence, RollbackEvidence, SchemaEvidence, StepKind, StepRun,
+    Interruption, InvariantEvidence, LedgerEvidence, OtherWay, PackageFacts, PreflightEvidence, Reach,
+    ReapplyEvidence, RehearsalFacts, ResidueEvidence, RollbackEvidence, SchemaEvidence, StepKind, StepRun,
 };
 use crate::finding::Finding;
 use crate::lock::LockEvidence;
@@ -74,6 +74,8 @@ pub enum Happening {
     Residue(ResidueEvidence),
     /// Second application.
     Reapply(ReapplyEvidence),
+    /// Another way back.
+    OtherWay(OtherWay),
     /// The old version's statements on another schema; told again with each state that was tried.
     Compat(CompatEvidence),
     /// Faults inside the upgrade; told again with each that was tried.
@@ -139,6 +141,7 @@ impl Evidence {
             Happening::Data(data) => self.data = Some(data),
             Happening::Residue(residue) => self.residue = Some(residue),
             Happening::Reapply(reapply) => self.reapply = Some(reapply),
+            Happening::OtherWay(way) => self.other_way = Some(way),
             Happening::Compat(compat) => self.compat = Some(compat),
             Happening::Faults(faults) => self.faults = Some(faults),
             Happening::Invariants(invariants) => self.invariants = invariants,

@@ -1,6 +1,7 @@
 //! The facts of a rehearsal, folded from its events. `judge` reads nothing else.
 
 mod invariant;
+mod way;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,8 @@ use crate::phase::{Phase, PhaseSpan};
 use crate::traffic::{TrafficEvidence, WriteAnswer};
 
 pub use self::invariant::{InvariantBreak, InvariantEvidence, InvariantPhase};
+pub use self::way::OtherWay;
+pub(crate) use self::way::Way;
 
 /// What was rehearsed, where and with what.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -325,6 +328,13 @@ pub struct RollbackEvidence {
     pub snapshot_bytes: Option<u64>,
     /// Time of the restore, microseconds.
     pub restore_us: Option<u64>,
+    /// From the first step of the rollback to the end of the last, microseconds; absent where it was not noted.
+    #[serde(default)]
+    pub took_us: Option<u64>,
+    /// Of the rollback, the time in which an application service did not answer its health check, microseconds; absent where that
+    /// was not watched.
+    #[serde(default)]
+    pub unavailable_us: Option<u64>,
 }
 
 /// The second application of the upgrade.
@@ -575,6 +585,9 @@ pub struct Evidence {
     pub rollback: Option<RollbackEvidence>,
     /// Second application.
     pub reapply: Option<ReapplyEvidence>,
+    /// Another way back from the same upgraded state; absent where the plan names one way or the profile is quick.
+    #[serde(default)]
+    pub other_way: Option<OtherWay>,
     /// The old version's statements on other states of the schema.
     #[serde(default)]
     pub compat: Option<CompatEvidence>,

@@ -21,6 +21,8 @@ pub enum Phase {
     Recovery,
     /// The upgrade is applied a second time, without traffic.
     Reapply,
+    /// Another way back is taken from the upgraded state, without traffic.
+    OtherWay,
 }
 
 impl Phase {
@@ -39,6 +41,7 @@ impl Phase {
             Self::Rollback => "rollback",
             Self::Recovery => "recovery",
             Self::Reapply => "reapply",
+            Self::OtherWay => "other-way",
         }
     }
 

@@ -11,6 +11,7 @@ pub mod sarif;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use crate::check::{Check, Unit};
 use crate::figures;

@@ -6,7 +6,7 @@ use crate::check::{CheckId, CheckSetting};
 use crate::evidence::{
     BrokenWrite, CompatEvidence, DataEvidence, DependentEvidence, Difference, DoubleRunEvidence,
     DoubleRunOutcome, Evidence, FaultCell, FaultEvidence, FaultKind, FaultOutcome, FaultWay,
-    InvariantEvidence, InvariantPhase, LedgerEvidence, LedgerPhase, Limits, Outage, PackageFacts,
+    InvariantEvidence, InvariantPhase, LedgerEvidence, LedgerPhase, Limits, OtherWay, Outage, PackageFacts,
     PreflightEvidence, Reach, ReapplyEvidence, RehearsalFacts, RelationSize, ResidueEvidence,
     RollbackEvidence, SchemaEvidence, SchemaState, StepKind, StepRun, WriteFate,
 };
@@ -116,6 +116,7 @@ pub(crate) fn safe() -> Evidence {
             ..CompatEvidence::default()
         }),
         invariants: vec![invariant()],
+        other_way: None,
         double_run: Some(DoubleRunEvidence {
             outcome: DoubleRunOutcome::Serialised,
             overlapped: true,
@@ -166,8 +167,11 @@ pub(crate) fn hazardous() -> Evidence {
         method: "restore".into(),
         snapshot_bytes: Some(48_000_000),
         restore_us: Some(5_100_000),
+        took_us: Some(6_300_000),
+        unavailable_us: Some(5_600_000),
         ..RollbackEvidence::default()
     });
+    evidence.other_way = Some(other_way());
     evidence.double_run = Some(DoubleRunEvidence { overlapped: true, ..DoubleRunEvidence::default() });
     evidence.residue = Some(ResidueEvidence {
         probed: PROBES.to_vec(),
@@ -182,6 +186,24 @@ pub(crate) fn hazardous() -> Evidence {
     });
     evidence.notices = vec!["the sampler fell back to 50 ms for 2 s".into()];
     evidence
+}
+
+/// The package's own down steps keep every write, and leave an index behind.
+fn other_way() -> OtherWay {
+    OtherWay {
+        rollback: RollbackEvidence {
+            method: "down".into(),
+            took_us: Some(1_800_000),
+            unavailable_us: Some(640_000),
+            ..RollbackEvidence::default()
+        },
+        schema: SchemaEvidence {
+            drift: vec![difference("index", "public.orders_channel", None, Some("btree (channel)"))],
+            ..SchemaEvidence::default()
+        },
+        ledger: ledger(&[]),
+        ..OtherWay::default()
+    }
 }
 
 pub(crate) fn setting(limit: f64) -> CheckSetting {

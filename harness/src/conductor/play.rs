@@ -7,6 +7,7 @@ mod finish;
 mod outside;
 mod prove;
 mod start;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fulldress_reports::event::Happening;
-use fulldress_reports::evidence::{Reach, StepRun};
+use fulldress_reports::evidence::{DataEvidence, Reach, SchemaEvidence, StepRun};
 use fulldress_reports::phase::{Phase, PhaseSpan};
 use fulldress_reports::traffic::LedgerEntry;
 use fulldress_workloads::file::Workload;
 use fulldress_workloads::traffic::Traffic;
+use sqlx::PgConnection;
 
 use self::outside::Outside;
 use super::choice::Ground;
@@ -100,6 +102,34 @@ pub(super) struct Play {
     ledger: Vec<LedgerEntry>,
     reach: Reach,
     snapshot_bytes: Option<u64>,
+    /// When the copy of the upgraded state was begun: what was acknowledged until then is in it.
+    upgraded_until_us: u64,
+}
+
+impl Before {
+    /// What of the schema differs from before; the way back under traffic also tells what the upgrade had changed.
+    fn schema_now(
+        &self,
+        rolled_back: &SchemaFingerprint,
+        upgraded: Option<&SchemaFingerprint>,
+    ) -> SchemaEvidence {
+        SchemaEvidence {
+            before: self.schema.digest(),
+            upgraded: upgraded.map(SchemaFingerprint::digest).unwrap_or_default(),
+            rolled_back: rolled_back.digest(),
+            upgrade: upgraded.map(|upgraded| self.schema.differences(upgraded)).unwrap_or_default(),
+            drift: self.schema.differences(rolled_back),
+            order_only: self.schema.order_only(rolled_back),
+        }
+    }
+
+    /// What of the rows differs from before, in the tables that the workload leaves alone, and sequences that are behind.
+    async fn data_now(&self, connection: &mut PgConnection) -> Result<DataEvidence, sqlx::Error> {
+        let after = DataDigest::read(connection, &self.columns).await?;
+        let mut differences = self.data.differences(&after);
+        differences.extend(data::sequences_behind(connection).await?);
+        Ok(DataEvidence { tables: self.columns.tables().map(str::to_owned).collect(), differences })
+    }
 }
 
 impl Play {
@@ -134,6 +164,7 @@ impl Play {
             ledger: Vec::new(),
             reach: Reach::default(),
             snapshot_bytes: None,
+            upgraded_until_us: 0,
         }
     }
 

@@ -17,7 +17,7 @@ use super::cluster::{Cluster, Programs, uuid};
 use super::connection::{self, database_error};
 use super::dataset::{self, identifier};
 use super::processes::Processes;
-use super::{HostParts, Mirror, MirrorError, Services};
+use super::{DataCopy, HostParts, Mirror, MirrorError, Services};
 use crate::plan::Plan;
 use crate::process::RunFolder;
 use crate::recorder::log::LogPlace;
@@ -40,8 +40,8 @@ pub struct LocalMirror {
     services: Arc<Processes>,
     /// The data folder as it was filled, from which clones are made.
     snapshot: PathBuf,
-    /// The data folder as it was when the upgrade began.
-    backup: PathBuf,
+    /// Where copies are kept that are taken later.
+    copies: PathBuf,
     package_password: String,
     /// The superuser's way in; it stays when the server is restarted.
     server: PgConnectOptions,
@@ -118,7 +118,8 @@ impl LocalMirror {
         tell("taking the snapshot".to_owned());
         cluster.stop().await;
         // Inside the cluster's own folder, which the server's user may write.
-        let snapshot = run.path().join("cluster").join("snapshot");
+        let copies = run.path().join("cluster");
+        let snapshot = copies.join("snapshot");
         cluster.snapshot(&snapshot).await?;
         cluster.start().await?;
         let server = cluster.options(&plan.mirror.database.name);
@@ -130,7 +131,7 @@ impl LocalMirror {
             programs: cluster.programs().to_owned(),
             cluster: Mutex::new(cluster),
             services: Arc::new(services),
-            backup: snapshot.with_file_name("backup"),
+            copies,
             snapshot,
             package_password,
             server,
@@ -178,17 +179,17 @@ impl Mirror for LocalMirror {
         self.cluster.lock().await.dump_schema(&self.plan.mirror.database.name).await
     }
 
-    async fn back_up(&self) -> Result<u64, MirrorError> {
-        self.cluster.lock().await.back_up(&self.backup).await
+    async fn back_up(&self, copy: DataCopy) -> Result<u64, MirrorError> {
+        self.cluster.lock().await.back_up(&self.copies.join(copy.folder())).await
     }
 
-    async fn restore(&self) -> Result<(), MirrorError> {
+    async fn restore(&self, copy: DataCopy) -> Result<(), MirrorError> {
         let stopped = self.services.stop_database_users().await;
         {
             let mut cluster = self.cluster.lock().await;
             // Which fences every connection.
             cluster.stop().await;
-            cluster.restore(&self.backup).await?;
+            cluster.restore(&self.copies.join(copy.folder())).await?;
             cluster.start().await?;
         }
         for name in stopped {
@@ -220,7 +221,7 @@ impl Mirror for LocalMirror {
             cluster: Mutex::new(cluster),
             services: Arc::new(services),
             snapshot: self.snapshot.clone(),
-            backup: self.run.path().join(folder).join("backup"),
+            copies: self.run.path().join(folder),
             package_password: self.package_password.clone(),
             logs,
             hosts: AtomicU8::new(0),

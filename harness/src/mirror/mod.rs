@@ -32,6 +32,26 @@ pub const SUPERUSER: &str = "fulldress";
 /// The package's own login role.
 pub const PACKAGE_ROLE: &str = "fulldress_package";
 
+/// A copy of the mirror's data, a base backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataCopy {
+    /// From before the upgrade: the snapshot that a restore goes back to.
+    Before,
+    /// The upgraded state with what its clients wrote: where another way back begins.
+    Upgraded,
+}
+
+impl DataCopy {
+    /// Name of its folder.
+    #[must_use]
+    pub const fn folder(self) -> &'static str {
+        match self {
+            Self::Before => "backup",
+            Self::Upgraded => "upgraded",
+        }
+    }
+}
+
 /// What a [`ScriptHost`] is made from.
 #[derive(Clone, Copy)]
 pub struct HostParts<'parts> {
@@ -73,18 +93,18 @@ pub trait Mirror: Send + Sync + 'static {
     /// When `pg_dump` fails.
     async fn dump_schema(&self) -> Result<String, MirrorError>;
 
-    /// Takes the snapshot that [`Self::restore`] goes back to, while everything runs; gives its size in bytes.
+    /// Takes a copy of the data that [`Self::restore`] goes back to, while everything runs; gives its size in bytes.
     ///
     /// # Errors
     /// When the base backup fails.
-    async fn back_up(&self) -> Result<u64, MirrorError>;
+    async fn back_up(&self, copy: DataCopy) -> Result<u64, MirrorError>;
 
     /// Puts the database back to what [`Self::back_up`] took: services that use it stop, every connection is fenced, the
     /// data is replaced, server and services start.
     ///
     /// # Errors
     /// When something does not come back.
-    async fn restore(&self) -> Result<(), MirrorError>;
+    async fn restore(&self, copy: DataCopy) -> Result<(), MirrorError>;
 
     /// A second mirror from the data as it was filled, with a database and services of its own; its services do not run
     /// yet. `hosts` names the script hosts it will have; the first is the one whose files its services read.

@@ -1,13 +1,44 @@
 //! The way back, and what must be there again after it.
 
-use serde::Deserialize;
+use serde::de::value::{SeqAccessDeserializer, StrDeserializer};
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, de};
 
 /// The way back.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rollback {
-    /// Which way.
-    pub method: RollbackMethod,
+    /// Which ways, written as a word or a list. The first is rehearsed under traffic, the other after the proofs in the nightly
+    /// profile.
+    #[serde(deserialize_with = "word_or_list")]
+    pub method: Vec<RollbackMethod>,
+}
+
+impl Default for Rollback {
+    fn default() -> Self {
+        Self { method: vec![RollbackMethod::default()] }
+    }
+}
+
+/// A list, where one word stands for a list of it. An untagged enum would not say which word is wrong.
+fn word_or_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RollbackMethod>, D::Error> {
+    struct WordOrList;
+    impl<'de> Visitor<'de> for WordOrList {
+        type Value = Vec<RollbackMethod>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a way back such as \"down\", or a list of them")
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
+            RollbackMethod::deserialize(StrDeserializer::new(word)).map(|method| vec![method])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list))
+        }
+    }
+    deserializer.deserialize_any(WordOrList)
 }
 
 /// Which way back.

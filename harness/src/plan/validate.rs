@@ -40,6 +40,7 @@ impl Plan {
         self.check_kinds(&fault)?;
         self.check_traffic(&fault)?;
         self.check_invariants(&fault)?;
+        self.check_rollback(&fault)?;
         if !(0.0..100.0).contains(&self.objectives.availability_percent) {
             let message = "availability_percent is not in 0..100".to_owned();
             return fault("availability_percent", message, "99.9 is usual");
@@ -49,6 +50,23 @@ impl Plan {
             return fault("baseline_s", message, "later phases are compared with the baseline");
         }
         Ok(())
+    }
+
+    /// There is a way back, and none is named twice.
+    fn check_rollback(
+        &self,
+        fault: &impl Fn(&str, String, &str) -> Result<(), DocumentError>,
+    ) -> Result<(), DocumentError> {
+        let methods = &self.rollback.method;
+        let message = if methods.is_empty() {
+            "rollback.method is an empty list"
+        } else if methods.iter().enumerate().any(|(index, one)| methods[..index].contains(one)) {
+            "rollback.method names a way back twice"
+        } else {
+            return Ok(());
+        };
+        let hint = "name \"down\", \"restore\", or both with the one first that is rehearsed under traffic";
+        fault("[rollback]", message.to_owned(), hint)
     }
 
     /// An invariant is one query, and has a name of its own.

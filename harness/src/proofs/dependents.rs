@@ -12,6 +12,8 @@ use crate::http;
 
 /// Pause between two probes of a service, microseconds.
 const PROBE_INTERVAL_US: u64 = 50_000;
+/// Pause between two looks at how many probes there were.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// A probe that takes longer counts as an outage.
 const PROBE_LIMIT: Duration = Duration::from_millis(1000);
 
@@ -39,6 +41,16 @@ impl Watch {
     /// Outages that begin from now on belong to this phase.
     pub fn enter_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
+    }
+
+    /// Stops watching once every service was asked again, so that the end of an outage is seen.
+    pub async fn stop_after_next(self) -> DependentEvidence {
+        // The probe that is under way may have begun before.
+        let enough = lock(&self.seen).probes + 2 * self.tasks.len() as u64;
+        while lock(&self.seen).probes < enough {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.stop()
     }
 
     /// Stops watching; an outage that still lasts ends now.

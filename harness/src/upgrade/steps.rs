@@ -153,18 +153,16 @@ impl StepRunner {
     }
 
     /// Runs a step's way back.
-    pub async fn down(&self, step: &Step, rollback: &Rollback) -> StepRun {
+    pub async fn down(&self, step: &Step, rollback: &Rollback, phase: Phase) -> StepRun {
         match &rollback.action {
-            RollbackAction::Run(action) => {
-                self.run(&step.id, action, rollback.timeout, Phase::Rollback).await
-            }
+            RollbackAction::Run(action) => self.run(&step.id, action, rollback.timeout, phase).await,
             RollbackAction::RestoreConfig { file } => {
                 let start_us = self.clock.now_us();
                 let error = self.restore_config(&step.id, file).await.err();
                 StepRun {
                     id: step.id.clone(),
                     kind: StepKind::Config,
-                    phase: Phase::Rollback,
+                    phase,
                     start_us,
                     end_us: self.clock.now_us(),
                     attempts: 1,

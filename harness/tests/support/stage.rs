@@ -142,6 +142,12 @@ impl Stage {
         *command.iter_mut().find(|part| part.as_str() == Some(&known)).unwrap() = rows.to_string().into();
     }
 
+    /// Lets the plan name two ways back.
+    pub(crate) fn ways_back(&mut self, methods: [&str; 2]) {
+        let methods = Value::from(methods.map(Value::from).to_vec());
+        self.plan.insert("rollback".to_owned(), Table::from_iter([("method".to_owned(), methods)]).into());
+    }
+
     /// A service of the plan.
     pub(crate) fn service(&mut self, name: &str) -> &mut Table {
         let services = self.table("mirror")["service"].as_array_mut().unwrap();

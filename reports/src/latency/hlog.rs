@@ -208,7 +208,7 @@ fn parse_tag(tag: &str) -> Result<Option<(Phase, String, LatencyClock, Model)>, 
     };
     let phase = Phase::UNDER_TRAFFIC
         .into_iter()
-        .chain([Phase::Reapply])
+        .chain([Phase::Reapply, Phase::OtherWay])
         .find(|known| known.name() == phase)
         .ok_or_else(|| format!("`{phase}` is no phase"))?;
     let clock = [LatencyClock::Response, LatencyClock::Service]

@@ -4,6 +4,7 @@
 mod faults;
 mod invariants;
 mod sections;
+mod ways;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 

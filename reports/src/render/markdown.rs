@@ -26,6 +26,7 @@ impl Renderer for Markdown {
         gates(&mut out, report);
         findings(&mut out, report);
         traffic(&mut out, report);
+        ways(&mut out, report);
         out.push_str("\n### What this verdict may claim\n\n");
         for line in reach_lines(report) {
             // Writing to a String cannot fail, here and below.
@@ -110,6 +111,20 @@ fn traffic(out: &mut String, report: &Report) {
             quantile(response.p99_us, response),
             duration_us(response.max_us)
         );
+    }
+}
+
+fn ways(out: &mut String, report: &Report) {
+    let Some(rows) = super::ways::rows(&report.evidence) else { return };
+    out.push_str("\n### Both ways back from the same upgraded state\n\n");
+    for (index, (name, [first, second])) in rows.iter().enumerate() {
+        _ = writeln!(out, "| {name} | {} | {} |", escape(first), escape(second));
+        if index == 0 {
+            out.push_str("|---|--:|--:|\n");
+        }
+    }
+    if let Some(reason) = super::ways::not_taken(&report.evidence) {
+        _ = writeln!(out, "\n{}", escape(reason));
     }
 }
 

@@ -45,6 +45,7 @@ pub fn text(report: &Report, style: Style) -> String {
     out.push('\n');
     gates(&mut out, report, style.colour, columns);
     findings(&mut out, report, columns);
+    ways(&mut out, report, columns);
     reach(&mut out, report, columns);
     out
 }
@@ -113,6 +114,19 @@ fn findings(out: &mut String, report: &Report, columns: usize) {
         if let Some(first) = of_check.first() {
             wrap(out, "                    → ", &printable(&first.remedy), columns);
         }
+    }
+}
+
+/// Both ways back beside each other.
+fn ways(out: &mut String, report: &Report, columns: usize) {
+    let Some(rows) = super::ways::rows(&report.evidence) else { return };
+    out.push_str("\nboth ways back from the same upgraded state\n");
+    for (name, [first, second]) in rows {
+        let line = format!("  {name:<29} {:>23} {:>23}", printable(&first), printable(&second));
+        _ = writeln!(out, "{}", line.trim_end());
+    }
+    if let Some(reason) = super::ways::not_taken(&report.evidence) {
+        wrap(out, "  ", &printable(reason), columns);
     }
 }
 

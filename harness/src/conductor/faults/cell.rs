@@ -14,7 +14,7 @@ use super::point::{self, PAUSE, Place, Point};
 use super::{Ground, unread};
 use crate::fingerprint::SchemaFingerprint;
 use crate::fingerprint::data::{Columns, DataDigest};
-use crate::mirror::{Mirror, MirrorError};
+use crate::mirror::{DataCopy, Mirror, MirrorError};
 use crate::package::Package;
 use crate::package::manifest::{RollbackMethod, Step};
 use crate::plan::ServiceRole;
@@ -238,7 +238,7 @@ pub(super) async fn play(
     let steps = &ground.package.manifest.steps;
     let restores = ground.rollback == RollbackMethod::Restore && cell.way == FaultWay::Rollback;
     if restores {
-        stage.mirror.back_up().await.map_err(unusable)?;
+        stage.mirror.back_up(DataCopy::Before).await.map_err(unusable)?;
     }
     for step in steps[..cell.point.step].iter().filter(|step| is_played(step)) {
         stage.up(step).await?;
@@ -253,7 +253,7 @@ pub(super) async fn play(
         FaultWay::Rollback => {
             roll_back(stage, &steps[..=cell.point.step], ground.rollback, &mut errors).await;
             if restores {
-                stage.mirror.restore().await.map_err(unusable)?;
+                stage.mirror.restore(DataCopy::Before).await.map_err(unusable)?;
             }
         }
         FaultWay::Resume => {
@@ -285,7 +285,7 @@ async fn roll_back(stage: &Stage, steps: &[Step], method: RollbackMethod, errors
             continue;
         }
         if let Some(rollback) = &step.rollback
-            && let Err(error) = failure(stage.runner.down(step, rollback).await)
+            && let Err(error) = failure(stage.runner.down(step, rollback, Phase::Rollback).await)
         {
             errors.push(error);
         }

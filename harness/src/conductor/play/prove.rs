@@ -5,21 +5,18 @@ use std::sync::Arc;
 
 use fulldress_reports::check::CheckId;
 use fulldress_reports::event::Happening;
-use fulldress_reports::evidence::{
-    DataEvidence, FaultEvidence, ReapplyEvidence, SchemaEvidence, SchemaState,
-};
+use fulldress_reports::evidence::{FaultEvidence, LedgerEvidence, ReapplyEvidence, SchemaState};
 use fulldress_reports::phase::Phase;
+use fulldress_reports::traffic::LedgerEntry;
 use tokio::task::JoinSet;
 
 use super::{Before, Play, unread};
 use crate::bundle;
 use crate::conductor::{double_run, faults};
 use crate::fingerprint::SchemaFingerprint;
-use crate::fingerprint::data::DataDigest;
 use crate::mirror::{Mirror, MirrorError};
 use crate::proofs::compat::{Listener, Statements};
-use crate::proofs::data;
-use crate::proofs::ledger::{self, Asked};
+use crate::proofs::ledger::{self, Asked, JudgedEntry};
 use crate::proofs::residue::{FlagProbe, HostProbe, Snapshot, WebhookProbe};
 use crate::upgrade::steps::StepRunner;
 
@@ -67,29 +64,18 @@ impl Play {
             bundle: self.bundle.clone(),
             clock: self.events.clock(),
         }));
+        let writes = self.writes_upgraded();
         self.events.stage("reading acknowledged writes back");
         self.prove_ledger(mirror).await?;
         self.readings.read_after(&mirror.server(), self.events.clock()).await;
         self.events.tell(Happening::Invariants(self.readings.evidence()));
         self.events.stage("comparing schema, data and residue");
         let rolled_back = self.read_schema("rolled-back").await?;
-        self.events.tell(Happening::Schema(SchemaEvidence {
-            before: before.schema.digest(),
-            upgraded: upgraded.digest(),
-            rolled_back: rolled_back.digest(),
-            upgrade: before.schema.differences(upgraded),
-            drift: before.schema.differences(&rolled_back),
-            order_only: before.schema.order_only(&rolled_back),
-        }));
+        self.events.tell(Happening::Schema(before.schema_now(&rolled_back, Some(upgraded))));
         self.try_statements(&mut before.statements, SchemaState::RolledBack).await?;
         let mut connection = mirror.connect().await?;
-        let after = DataDigest::read(&mut connection, &before.columns).await.map_err(unread)?;
-        let mut compared = DataEvidence {
-            tables: before.columns.tables().map(str::to_owned).collect(),
-            differences: before.data.differences(&after),
-        };
-        compared.differences.extend(data::sequences_behind(&mut connection).await.map_err(unread)?);
-        self.events.tell(Happening::Data(compared));
+        let data = before.data_now(&mut connection).await.map_err(unread)?;
+        self.events.tell(Happening::Data(data));
         let residue = before.residue.compare(&self.probe(mirror, runner).await);
         self.events.tell(Happening::Residue(residue));
         drop(connection);
@@ -104,7 +90,8 @@ impl Play {
         };
         let (beside, reapplied) = tokio::join!(beside, self.reapply(runner, upgraded));
         self.events.tell(Happening::DoubleRun(beside?));
-        reapplied?;
+        let applied_again = reapplied?;
+        self.take_other_way(mirror, runner, &before, writes, applied_again).await?;
         self.try_faults(mirror).await
     }
 
@@ -151,15 +138,7 @@ impl Play {
 
     async fn prove_ledger(&mut self, mirror: &Arc<dyn Mirror>) -> Result<(), MirrorError> {
         let entries = std::mem::take(&mut self.ledger);
-        let target = self.plan.traffic.target.as_deref();
-        let url = target.map(|target| mirror.services().url(target)).transpose()?;
-        let asked = Asked { base_url: url.as_deref(), databases: &self.databases(mirror) };
-        let mut connection = mirror.connect().await?;
-        let witness = self.plan.ledger.witness.as_deref().map(|query| (&mut connection, query));
-        let judged = ledger::read_back(entries, asked, witness).await;
-        let (evidence, entries) = judged.map_err(|error| {
-            MirrorError::new(format!("ledger.witness: {error}"), "correct the query in the plan")
-        })?;
+        let (evidence, entries) = self.read_back(mirror, entries).await?;
         if let Err(error) = bundle::write_lines(&self.bundle.join("ledger.jsonl"), &entries) {
             self.events.notice(format!("ledger.jsonl could not be written: {error}"));
         }
@@ -167,16 +146,33 @@ impl Play {
         Ok(())
     }
 
+    /// Reads writes back through the running version, with the database as second witness.
+    pub(super) async fn read_back(
+        &self,
+        mirror: &Arc<dyn Mirror>,
+        entries: Vec<LedgerEntry>,
+    ) -> Result<(LedgerEvidence, Vec<JudgedEntry>), MirrorError> {
+        let target = self.plan.traffic.target.as_deref();
+        let url = target.map(|target| mirror.services().url(target)).transpose()?;
+        let asked = Asked { base_url: url.as_deref(), databases: &self.databases(mirror) };
+        let mut connection = mirror.connect().await?;
+        let witness = self.plan.ledger.witness.as_deref().map(|query| (&mut connection, query));
+        ledger::read_back(entries, asked, witness).await.map_err(|error| {
+            MirrorError::new(format!("ledger.witness: {error}"), "correct the query in the plan")
+        })
+    }
+
+    /// Applies the upgrade a second time; whether all steps ended as the first time.
     async fn reapply(
         &mut self,
         runner: &Arc<StepRunner>,
         upgraded: &SchemaFingerprint,
-    ) -> Result<(), MirrorError> {
+    ) -> Result<bool, MirrorError> {
         self.enter(Phase::Reapply).await;
         self.apply(runner, Phase::Reapply).await;
         self.end_phase();
         let failed_before = self.failed_in_upgrade();
-        let failed = self
+        let failed: Vec<String> = self
             .steps
             .iter()
             .filter(|run| run.phase == Phase::Reapply && !failed_before.contains(&run.id))
@@ -184,8 +180,9 @@ impl Play {
             .collect();
         let again = self.read_schema("upgraded-again").await?;
         let differences = upgraded.differences(&again);
+        let applied_again = failed.is_empty();
         self.events.tell(Happening::Reapply(ReapplyEvidence { failed, differences }));
-        Ok(())
+        Ok(applied_again)
     }
 
     /// Steps of the upgrade that failed, with nobody beside them.

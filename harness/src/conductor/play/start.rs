@@ -86,6 +86,7 @@ impl Play {
         self.actors = Some(running);
         let mut not_rehearsed: Vec<String> = NOT_REHEARSED.iter().map(|text| (*text).to_owned()).collect();
         not_rehearsed.extend(self.plan.not_rehearsed.iter().cloned());
+        not_rehearsed.extend(self.way_left_out());
         if !mirror.sees_outbound() {
             not_rehearsed.push("scripts' and services' calls to the outside while they run".to_owned());
         }

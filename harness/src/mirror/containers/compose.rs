@@ -22,7 +22,7 @@ use crate::inventory::Inventory;
 use crate::mirror::cluster::uuid;
 use crate::mirror::connection::database_error;
 use crate::mirror::dataset;
-use crate::mirror::{HostParts, Mirror, MirrorError, Outbound, Services};
+use crate::mirror::{DataCopy, HostParts, Mirror, MirrorError, Outbound, Services};
 use crate::plan::Plan;
 use crate::process::RunFolder;
 use crate::recorder::log::LogPlace;
@@ -481,14 +481,14 @@ impl Mirror for ComposeMirror {
         self.parts.database.dump_schema().await
     }
 
-    async fn back_up(&self) -> Result<u64, MirrorError> {
-        self.parts.database.back_up().await
+    async fn back_up(&self, copy: DataCopy) -> Result<u64, MirrorError> {
+        self.parts.database.back_up(copy).await
     }
 
-    async fn restore(&self) -> Result<(), MirrorError> {
+    async fn restore(&self, copy: DataCopy) -> Result<(), MirrorError> {
         let database = self.parts.plan.mirror.database.service.as_deref().unwrap_or_default();
         let stopped = self.parts.services.stop_users_of(database).await?;
-        self.parts.database.restore().await?;
+        self.parts.database.restore(copy).await?;
         for service in stopped {
             self.parts.services.start(&service).await?;
         }

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use super::faults::faults;
 use super::invariants::invariants;
+use super::ways::both_ways;
 use crate::check::Outcome;
 use crate::evidence::{Difference, Evidence, WriteFate};
 use crate::figures::{count, cut, duration_us, thousands};
@@ -33,6 +34,7 @@ pub(super) fn all(report: &Report) -> Markup {
         (locks(evidence))
         (ledger(evidence))
         (differences(evidence))
+        (both_ways(evidence))
         (invariants(evidence))
         (faults(evidence))
         (steps(evidence))
@@ -362,7 +364,7 @@ fn differences(evidence: &Evidence) -> Markup {
     }
 }
 
-fn difference_table(name: &str, rows: &[&Difference], compared: bool) -> Markup {
+pub(super) fn difference_table(name: &str, rows: &[&Difference], compared: bool) -> Markup {
     html! {
         h3 { (name) }
         @if !compared { p { "Not compared." } }

@@ -5,16 +5,17 @@
 use sqlx::{PgConnection, Row as _};
 
 use super::{COPY_LIMIT, Database, SUPERUSER, database_error};
-use crate::mirror::MirrorError;
 use crate::mirror::cluster::uuid;
 use crate::mirror::containers::engine::{ContainerSpec, Mount, MountSource};
 use crate::mirror::containers::model::EVIDENCE_FOLDER;
+use crate::mirror::{DataCopy, MirrorError};
 
 /// Copies a running server's data folder `$1` to `$2`, without what belongs to the running server only (PostgreSQL's manual,
 /// "Backing Up the Data Directory"). A file that went away meanwhile is in the log; any other failure is one. The control
 /// file comes last, as in `pg_basebackup`, so that it knows all that the other files hold.
 const COPY_RUNNING: &str = r#"
 export LC_ALL=C
+mkdir -p "$2"
 find "$2" -mindepth 1 -delete
 : >"$2".gone
 cd "$1"
@@ -83,8 +84,8 @@ impl Database {
     ///
     /// # Errors
     /// When a file cannot be copied, or the database has tablespaces outside its data folder.
-    pub async fn back_up(&self) -> Result<u64, MirrorError> {
-        self.base_backup("backup").await
+    pub async fn back_up(&self, copy: DataCopy) -> Result<u64, MirrorError> {
+        self.base_backup(copy.folder()).await
     }
 
     /// A base backup into a folder of the evidence, by the server's low-level interface (PostgreSQL's manual, "Making a Base
@@ -117,11 +118,12 @@ impl Database {
     ///
     /// # Errors
     /// When the copy fails or the server does not come back.
-    pub async fn restore(&self) -> Result<(), MirrorError> {
+    pub async fn restore(&self, copy: DataCopy) -> Result<(), MirrorError> {
         let _stopped = self.stopped.lock().await;
         self.stop().await?;
-        let script = "find \"$1\" -mindepth 1 -delete && cp -a /fulldress/backup/. \"$1\"/";
-        self.beside("put the base backup back", script, &[]).await?;
+        let folder = copy.folder();
+        let script = format!("find \"$1\" -mindepth 1 -delete && cp -a {EVIDENCE_FOLDER}/{folder}/. \"$1\"/");
+        self.beside("put the base backup back", &script, &[]).await?;
         self.start().await
     }
 

@@ -82,12 +82,14 @@ async fn fetch(address: SocketAddr, path: &str) -> Result<Answer, String> {
         let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
         Ok(Answer { status, body })
     };
+    tokio::pin!(answer);
     // The connection must be driven beside the request; it ends with it.
     tokio::select! {
         biased;
-        answer = answer => answer,
+        answer = &mut answer => answer,
         ended = connection => match ended {
-            Ok(()) => Err("the connection was closed".to_owned()),
+            // A server may close it behind its answer, which is then here and not read yet.
+            Ok(()) => answer.await,
             Err(error) => Err(error.to_string()),
         },
     }

@@ -13,12 +13,14 @@ use fulldress::mirror::local::LocalMirror;
 use fulldress::package::{self, Limits, RollbackMethod};
 use fulldress::plan::Plan;
 use fulldress::process::RunFolder;
+use fulldress_reports::check::CheckId;
 use fulldress_reports::evidence::FaultKind::{
     BackendTerminated, ConnectionCut, DatabaseRestarted, Fails, LockTimeout, MigratorKilled,
 };
 use fulldress_reports::evidence::FaultOutcome::{Differs, Reached, Stuck};
 use fulldress_reports::evidence::FaultWay::{Resume, Rollback};
-use fulldress_reports::evidence::{FaultCell, FaultEvidence};
+use fulldress_reports::evidence::{Evidence, FaultCell, FaultEvidence};
+use fulldress_reports::judge::judge;
 use fulldress_workloads::clock::Clock;
 
 /// The mirror that every package of `fixtures/faults` starts from.
@@ -112,6 +114,15 @@ async fn every_fault_is_struck_and_what_it_leaves_is_told() {
             (Resume, _) => continue,
         };
         assert!(cell.why[0].contains(reason), "{}", show(cell));
+    }
+
+    // Each place and way is found by name.
+    let judged = judge(&Evidence { faults: Some(ill.clone()), ..Evidence::default() }, "2026-01-01");
+    for way in ["(rollback)", "(resume)"] {
+        let names =
+            |object: &str| object.starts_with("010-channel before statement 2 ") && object.ends_with(way);
+        let mut found = judged.findings.iter().filter(|finding| finding.check == CheckId::RollFault);
+        assert!(found.any(|finding| names(&finding.object)), "{way}: {:?}", judged.findings);
     }
 
     // The snapshot brings everything back, whatever the down script is worth.

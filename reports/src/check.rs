@@ -200,7 +200,7 @@ checks! {
         "From every fault that was tried inside the upgrade, the rollback reaches the state before and the upgrade, run again, the upgraded state."
         "Make each step one transaction, or its statements no-ops where they are already done, on the way there and on the way back.";
     RollCompat "ROLL-COMPAT" true Count 0.0 "old statements still run"
-        "Every statement that the clients of the old version were seen to send can be prepared on the upgraded schema, and again after rollback."
+        "Every statement that the clients of the old version were seen to send can be prepared on the upgraded schema and again after rollback, and sessions that had prepared it before can still run it."
         "Keep what the old version reads and writes until no old version runs: add first, remove in a later release.";
     RollInvariant "ROLL-INVARIANT" true Count 0.0 "invariants hold"
         "What the plan's invariants say of the data holds before, during and after upgrade and rollback; advisory when the plan declares none."

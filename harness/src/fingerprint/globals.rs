@@ -66,6 +66,7 @@ pub(super) const QUERIES: &[Query] = &[
         "database",
         "setting",
         "SELECT 'database', concat_ws(' ', 'encoding', pg_encoding_to_char(d.encoding), 'collate', d.datcollate, 'ctype', d.datctype,
+            'collation version ' || (to_jsonb(d) ->> 'datcollversion'),
             'connection limit ' || nullif(d.datconnlimit, -1)::text, 'tablespace', (SELECT quote_ident(t.spcname) FROM pg_tablespace t WHERE t.oid = d.dattablespace)), NULL
         FROM pg_database d WHERE d.datname = current_database()",
     ),

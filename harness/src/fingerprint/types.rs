@@ -86,6 +86,7 @@ pub(super) const QUERIES: &[Query] = &[
         "SELECT n.name || '.' || quote_ident(c.collname), concat_ws(' ', 'provider', c.collprovider,
             CASE WHEN NOT c.collisdeterministic THEN 'not deterministic' END,
             'collate ' || c.collcollate, 'ctype ' || c.collctype, 'locale ' || coalesce(j ->> 'colllocale', j ->> 'colliculocale'),
+            'version ' || c.collversion,
             'rules ' || (j ->> 'collicurules')), 'schema ' || n.name
         FROM pg_collation c JOIN namespace n ON n.oid = c.collnamespace CROSS JOIN LATERAL to_jsonb(c) j
         WHERE {own pg_collation c.oid}",

@@ -1,7 +1,8 @@
 //! ROLL-COMPAT: the statements of the old version's clients, prepared again on the upgraded schema and after rollback.
 //!
 //! The play has a [`Listener`] look at what clients run in the baseline, keeps the [`Statements`] that can be prepared then, and
-//! tells which of them a later schema refuses. Nothing is executed: the traffic itself does that.
+//! tells which of them a later schema refuses: in new sessions, and in one of each role that stays open with every statement
+//! prepared, as an application's pool does. Nothing is executed: the traffic itself does that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ use tokio::task::JoinHandle;
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// Most statements that are kept: clients that write values into the text would fill the memory.
 const STATEMENTS_MAX: usize = 2_000;
+/// SQLSTATEs of a session that the server ends.
+const SHUTDOWN: &str = "57P";
 /// First words of what PREPARE takes.
 const PREPARED: [&str; 8] = ["select", "insert", "update", "delete", "with", "merge", "values", "table"];
 
@@ -100,7 +103,16 @@ pub struct Statements {
     server: PgConnectOptions,
     roles: BTreeMap<String, String>,
     by_role: Seen,
+    /// By role.
+    pool: BTreeMap<String, OpenSession>,
     evidence: CompatEvidence,
+}
+
+/// A session from before the upgrade that knows its statements' old plans.
+struct OpenSession {
+    session: PgConnection,
+    /// By statement: how the server is asked for its plan.
+    explain: BTreeMap<String, String>,
 }
 
 impl Statements {
@@ -118,6 +130,7 @@ impl Statements {
             server: server.clone(),
             roles: roles.clone(),
             by_role: seen,
+            pool: BTreeMap::new(),
             evidence: CompatEvidence::default(),
         };
         // The state has no meaning yet: what is refused now is only left out.
@@ -129,7 +142,18 @@ impl Statements {
         statements.evidence.unprepared = refused.len() as u64;
         statements.evidence.statements =
             statements.by_role.values().map(|of_role| of_role.len() as u64).sum();
+        for (role, of_role) in &statements.by_role {
+            if let Ok(session) = statements.as_role(role).connect().await {
+                let open = OpenSession::with(session, of_role).await?;
+                statements.pool.insert(role.clone(), open);
+            }
+        }
         Ok(statements)
+    }
+
+    fn as_role(&self, role: &str) -> PgConnectOptions {
+        let password = self.roles.get(role).map_or("", String::as_str);
+        self.server.clone().username(role).password(password)
     }
 
     /// Prepares all of them on the schema of now; gives what is known so far.
@@ -137,7 +161,13 @@ impl Statements {
     /// # Errors
     /// When the server does not answer.
     pub async fn try_on(&mut self, state: SchemaState) -> Result<CompatEvidence, sqlx::Error> {
-        let broken = self.refused(state).await?;
+        let mut broken = self.refused(state).await?;
+        let in_new: BTreeSet<String> = broken.iter().map(|broken| broken.sql.clone()).collect();
+        for open in self.pool.values_mut() {
+            broken.extend(open.refused(state, &in_new).await);
+        }
+        // A session that has ended, such as by a restore, is what a pool replaces.
+        self.pool.retain(|_, open| !open.explain.is_empty());
         self.evidence.broken.extend(broken);
         self.evidence.tried.push(state);
         Ok(self.evidence.clone())
@@ -146,9 +176,7 @@ impl Statements {
     async fn refused(&self, state: SchemaState) -> Result<Vec<BrokenStatement>, sqlx::Error> {
         let mut refused = Vec::new();
         for (role, statements) in &self.by_role {
-            let password = self.roles.get(role).map_or("", String::as_str);
-            let options = self.server.clone().username(role).password(password);
-            let mut session = match options.connect().await {
+            let mut session = match self.as_role(role).connect().await {
                 Ok(session) => Ok(session),
                 Err(sqlx::Error::Database(error)) => Err(error),
                 Err(error) => return Err(error),
@@ -173,6 +201,57 @@ impl Statements {
             }
         }
         Ok(refused)
+    }
+}
+
+impl OpenSession {
+    /// Prepares statements that can be prepared, and keeps those that can be planned now.
+    async fn with(mut session: PgConnection, statements: &BTreeSet<String>) -> Result<Self, sqlx::Error> {
+        let mut explain = BTreeMap::new();
+        for (number, sql) in statements.iter().enumerate() {
+            let name = format!("fulldress_open_{number}");
+            let prepared = format!("PREPARE {name} AS {sql}");
+            sqlx::raw_sql(AssertSqlSafe(prepared)).execute(&mut session).await?;
+            let parameters: i32 = sqlx::query_scalar(
+                "SELECT coalesce(cardinality(parameter_types), 0) FROM pg_prepared_statements WHERE name = $1",
+            )
+            .bind(&name)
+            .fetch_one(&mut session)
+            .await?;
+            let nulls = vec!["NULL"; usize::try_from(parameters).unwrap_or(0)].join(", ");
+            let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
+            let ask = format!("EXPLAIN EXECUTE {name}{arguments}");
+            // What runs under SET ROLE, or bears no NULL, says nothing.
+            if sqlx::raw_sql(AssertSqlSafe(ask.clone())).execute(&mut session).await.is_ok() {
+                explain.insert(sql.clone(), ask);
+            }
+        }
+        Ok(Self { session, explain })
+    }
+
+    /// Statements that this session cannot run any more, beside those that no session can.
+    async fn refused(&mut self, state: SchemaState, known: &BTreeSet<String>) -> Vec<BrokenStatement> {
+        let mut refused = Vec::new();
+        for (sql, ask) in self.explain.iter().filter(|(sql, _)| !known.contains(*sql)) {
+            match sqlx::raw_sql(AssertSqlSafe(ask.clone())).execute(&mut self.session).await {
+                Ok(_) => {}
+                Err(sqlx::Error::Database(error))
+                    if !error.code().unwrap_or_default().starts_with(SHUTDOWN) =>
+                {
+                    refused.push(BrokenStatement {
+                        sql: sql.clone(),
+                        state,
+                        sqlstate: error.code().unwrap_or_default().into_owned(),
+                        message: format!("in a session that had prepared it before, {}", error.message()),
+                    });
+                }
+                Err(_) => {
+                    self.explain.clear();
+                    return refused;
+                }
+            }
+        }
+        refused
     }
 }
 

@@ -41,8 +41,12 @@ rehearsal: maybe-images ## Rehearse the storefront's upgrade; PACKAGE=safe (defa
 	@$(FULLDRESS) package build fixtures/packages/storefront-2.4-$(PACKAGE) --out target/packages/storefront-2.4-$(PACKAGE).zip
 	@$(IMAGES) $(FULLDRESS) run fixtures/storefront/rehearsal.toml --mirror $(MIRROR) --package target/packages/storefront-2.4-$(PACKAGE).zip $(ARGS)
 
-nightly: ## Rehearse the storefront with every step struck at every place; PACKAGE and MIRROR as for rehearsal
-	@$(MAKE) --no-print-directory rehearsal ARGS="--profile nightly $(ARGS)"
+nightly: maybe-images ## Rehearse both packages with all proofs into rehearsals/nightly; HISTORY=folder, KEEP=30 bundles of each, MIRROR as above
+	@mkdir -p target/packages
+	@for package in safe unsafe; do \
+		$(FULLDRESS) package build fixtures/packages/storefront-2.4-$$package --out target/packages/storefront-2.4-$$package.zip || exit; \
+	done
+	@$(IMAGES) FULLDRESS=$(FULLDRESS) .ci/nightly --mirror $(MIRROR) $(ARGS)
 
 parity: TARGETS = --all-targets
 parity: MIRROR = auto

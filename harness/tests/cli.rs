@@ -198,6 +198,50 @@ fn exit_code_6_for_an_entry_that_leads_out_of_the_package() {
     refused(change, "PKG-ARCHIVE", "../050-webhook.up.sh");
 }
 
+/// `.ci/nightly` with a stand-in for the program, which writes a report where a bundle goes and ends as it is told.
+fn nightly(folder: &TempDir, codes: &str, keep: &str) -> Ended {
+    let stand_in = folder.path().join("stand-in");
+    let script = "#!/bin/sh\n[ \"$1\" = run ] || exit 0\n\
+        case $6 in *unsafe.zip) code=${CODES#* } ;; *) code=${CODES% *} ;; esac\n\
+        mkdir -p \"$8\" && echo {} >\"$8\"/report.json\nexit $code\n";
+    std::fs::write(&stand_in, script).unwrap();
+    std::fs::set_permissions(&stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = program::program(repository().join(".ci/nightly"));
+    command.current_dir(folder.path()).env("FULLDRESS", stand_in).env("CODES", codes);
+    command.env("HISTORY", folder.path().join("history")).env("KEEP", keep).output().unwrap().into()
+}
+
+#[test]
+fn a_night_expects_both_verdicts_and_keeps_the_newest_bundles_of_each_package() {
+    let folder = folder();
+    let names = |package: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(folder.path().join("history").join(package)).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    for old in ["20200101T000000Z", "20210101T000000Z"] {
+        let bundle = folder.path().join("history/safe").join(old);
+        std::fs::create_dir_all(&bundle).unwrap();
+        std::fs::write(bundle.join("report.json"), "{}").unwrap();
+    }
+    // Somebody's own folder is no bundle, however old.
+    std::fs::create_dir(folder.path().join("history/safe/1999-notes")).unwrap();
+    nightly(&folder, "0 1", "2").expect_code(0).expect_said("20200101T000000Z: KEEP is 2");
+    let left = names("safe");
+    assert_eq!((left.len(), left[0].as_str(), left[1].as_str()), (3, "1999-notes", "20210101T000000Z"));
+    assert_eq!(names("unsafe").len(), 1);
+    // An unsafe package that passes is as ill a night as a safe one that fails.
+    nightly(&folder, "0 0", "9")
+        .expect_code(1)
+        .expect_said("the unsafe package ended with exit code 0 instead of 1");
+    nightly(&folder, "5 1", "9")
+        .expect_code(1)
+        .expect_said("the safe package ended with exit code 5 instead of 0");
+    nightly(&folder, "0 1", "none").expect_code(2).expect_said("KEEP is `none`");
+}
+
 #[test]
 fn a_dry_run_starts_nothing_and_writes_nothing() {
     let folder = folder();

@@ -1,4 +1,5 @@
-//! The room that speaks to the machine's container engine: Docker 20.10 or newer, or Podman's socket of the same form.
+//! The room that speaks to the machine's container engine: Docker 20.10 or newer. Podman's socket has the same form and is
+//! told apart, since a mirror cannot be closed on it.
 //!
 //! The mirror in containers, `fulldress doctor` and the sweep at a rehearsal's start call it; it tells nobody but its
 //! caller. Nothing else in the harness knows the engine's interface. Every call ends: each has a time limit.
@@ -35,7 +36,7 @@ pub const RUN_LABEL: &str = "dev.fulldress.run";
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Limit of a call that does one thing.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
-/// The oldest interface that is spoken: Docker 20.10 and Podman 4.
+/// The oldest interface that is spoken: Docker 20.10.
 const OLDEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
 
 /// A connection to the machine's container engine; clones share it.
@@ -51,8 +52,8 @@ impl Engine {
     /// Finds the engine: at `DOCKER_HOST`, else at Docker's socket, else at Podman's (the user's, then the system's).
     ///
     /// # Errors
-    /// When none answers within 5 s, when it is older than Docker 20.10, or when `DOCKER_HOST` is another machine:
-    /// sockets and bind mounts need an engine on this one.
+    /// When none answers within 5 s, when it is Podman or older than Docker 20.10, or when `DOCKER_HOST` is another
+    /// machine: sockets and bind mounts need an engine on this one.
     pub async fn connect() -> Result<Self, MirrorError> {
         let mut faults = Vec::new();
         for host in place::candidates(|name| std::env::var(name).ok())? {
@@ -66,7 +67,7 @@ impl Engine {
         let hint = if denied {
             "add yourself to the group of the socket (docker) and log in again"
         } else {
-            "install docker.io or podman and start it, or set DOCKER_HOST to its socket"
+            "install docker.io and start it, or set DOCKER_HOST to its socket"
         };
         let what = if faults.is_empty() { "there is no socket of one".to_owned() } else { faults.join("; ") };
         Err(MirrorError::new(format!("no container engine answers on this machine ({what})"), hint))
@@ -82,14 +83,19 @@ impl Engine {
         }
         let facts = docker.version().await.map_err(|error| words(&error))?;
         let podman = facts.components.iter().flatten().any(|component| component.name.contains("Podman"));
-        let name = if podman { "Podman" } else { "Docker" };
         let version = facts.version.unwrap_or_default();
         // Distributions append their own part, `20.10.24+dfsg1`, that no one needs here.
         let version = version.split('+').next().unwrap_or_default();
+        // Tried with 4.3.1. Docker's own resolver stands in every container, answers for its neighbours and asks ours for the rest.
+        if podman {
+            return Err(format!(
+                "it is Podman {version}, where services that ask us for names do not find each other"
+            ));
+        }
         Ok(Self {
             docker,
             host: host.to_owned(),
-            description: format!("{name} {version} (API {spoken})"),
+            description: format!("Docker {version} (API {spoken})"),
             silence: Arc::default(),
         })
     }
@@ -197,4 +203,35 @@ fn label_filter<'label>(
         .into_iter()
         .map(|(name, value)| if value.is_empty() { name.to_owned() } else { format!("{name}={value}") });
     HashMap::from([("label".to_owned(), labels.collect())])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    use super::Engine;
+
+    /// What Podman 4.3.1 answers to a question for its version, as far as we read it.
+    const PODMAN: &str = r#"{"Components":[{"Name":"Podman Engine","Version":"4.3.1"}],"Version":"4.3.1","ApiVersion":"1.41"}"#;
+
+    #[tokio::test]
+    async fn podman_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("podman.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let asked = lines.next().unwrap_or_default();
+                lines.take_while(|line| !line.is_empty()).for_each(drop);
+                let body = if asked.contains("/version") { PODMAN } else { "OK" };
+                let length = body.len();
+                let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json";
+                let _gone = write!(&stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+            }
+        });
+        let error = Engine::at(&format!("unix://{}", socket.display())).await.unwrap_err();
+        assert!(error.starts_with("it is Podman 4.3.1, where services"), "{error}");
+    }
 }

@@ -4,7 +4,7 @@ use super::super::super::MirrorError;
 
 /// Docker's own socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-/// Podman's socket for everybody.
+/// Podman's socket for everybody: asked so that whoever has no other engine is told why it is none.
 const PODMAN_SOCKET: &str = "/run/podman/podman.sock";
 
 /// Addresses to try, in the form of `DOCKER_HOST`: what that variable says and nothing else, or the sockets that

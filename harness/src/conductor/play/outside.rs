@@ -2,12 +2,17 @@
 //!
 //! The play calls it at the end; the findings become the runtime's part of PRE-ENDPOINT.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use fulldress_reports::check::CheckId;
 use fulldress_reports::finding::Finding;
 
 use crate::mirror::{Called, Caller, Outbound, OutboundCall};
+
+/// How many calls of one caller are told one by one: one that makes up names would fill the report.
+const TOLD_MAX: usize = 25;
+/// Object of the finding about the others.
+const FURTHER: &str = "further names and addresses";
 
 /// What the calls of a rehearsal come to.
 #[derive(Debug, Default, PartialEq)]
@@ -28,16 +33,36 @@ pub(super) fn sort(outbound: &Outbound, upgrade_unix_us: Option<u64>) -> Outside
         outbound.calls.iter().filter(|call| is_habit(call)).map(|call| &call.called).collect();
     let mut outside = Outside::default();
     let mut told = HashSet::new();
+    let mut further: BTreeMap<(bool, String), (&OutboundCall, usize)> = BTreeMap::new();
     for call in &outbound.calls {
-        let what = object(&call.called);
-        let is_new = told.insert((call.caller.to_string(), what.clone(), is_habit(call)));
-        if is_habit(call) {
-            if is_new {
-                outside.habits.push(format!("{} called {what}", call.caller));
-            }
+        let is_habit = is_habit(call);
         // What a service did before an upgrade replaced it is not the upgrade's doing, whichever container did it.
-        } else if is_new && !habits.contains(&call.called) {
+        if !is_habit && habits.contains(&call.called) {
+            continue;
+        }
+        let caller = call.caller.to_string();
+        if !told.insert((is_habit, caller.clone(), object(&call.called))) {
+            continue;
+        }
+        let (_, count) = further.entry((is_habit, caller)).or_insert((call, 0));
+        *count += 1;
+        if *count > TOLD_MAX {
+            continue;
+        }
+        if is_habit {
+            outside.habits.push(format!("{} called {}", call.caller, object(&call.called)));
+        } else {
             outside.findings.push(finding(call));
+        }
+    }
+    for ((is_habit, caller), (first, count)) in further {
+        let Some(more @ 1..) = count.checked_sub(TOLD_MAX) else { continue };
+        if is_habit {
+            outside.habits.push(format!("{caller} called {more} further names and addresses"));
+        } else {
+            let what =
+                format!("{} called {more} further names and addresses {}.", subject(first), when(first));
+            outside.findings.push(Finding { what, object: FURTHER.to_owned(), ..finding(first) });
         }
     }
     outside
@@ -50,11 +75,22 @@ fn object(called: &Called) -> String {
     }
 }
 
+fn subject(call: &OutboundCall) -> String {
+    match &call.caller {
+        Caller::Script => "A script".to_owned(),
+        Caller::Service(name) => format!("Service {name}"),
+    }
+}
+
+fn when(call: &OutboundCall) -> &'static str {
+    match &call.caller {
+        Caller::Script => "while it ran",
+        Caller::Service(_) => "for the first time since the upgrade began",
+    }
+}
+
 fn finding(call: &OutboundCall) -> Finding {
-    let (subject, when) = match &call.caller {
-        Caller::Script => ("A script".to_owned(), "while it ran"),
-        Caller::Service(name) => (format!("Service {name}"), "for the first time since the upgrade began"),
-    };
+    let (subject, when) = (subject(call), when(call));
     let what = match &call.called {
         Called::Name(name) => {
             format!("{subject} asked for the address of {name} {when}; the mirror has no such host.")
@@ -118,5 +154,20 @@ mod tests {
         // Nothing was upgraded: nothing can be its doing.
         let never = sort(&outbound, None);
         assert_eq!((never.findings.len(), never.habits.len()), (1, 3));
+    }
+
+    #[test]
+    fn a_caller_that_makes_up_names_is_told_in_a_few_lines() {
+        let shop = Caller::Service("shop".to_owned());
+        let before = (0..30).map(|number| call(&shop, &format!("a{number}.example"), 50));
+        let after = (0..10_000).map(|number| call(&shop, &format!("b{number}.example"), 150));
+        let outbound = Outbound { calls: before.chain(after).collect(), unseen: Vec::new() };
+        let sorted = sort(&outbound, Some(UPGRADE));
+        assert_eq!((sorted.habits.len(), sorted.findings.len()), (26, 26));
+        assert_eq!(sorted.habits[25], "service shop called 5 further names and addresses");
+        assert_eq!(
+            sorted.findings[25].what,
+            "Service shop called 9975 further names and addresses for the first time since the upgrade began."
+        );
     }
 }

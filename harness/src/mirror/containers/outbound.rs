@@ -151,16 +151,15 @@ impl OutboundLedger {
         Outbound { calls, unseen: unseen.into_iter().collect() }
     }
 
-    /// Ends the watch over services; what witnesses saw is taken down.
+    /// Ends the watch and removes the witnesses: [`Self::so_far`] has read what they saw.
     pub(super) async fn stop(&self) {
         if let Some(task) = self.task.lock().ok().and_then(|mut held| held.take()) {
             task.abort();
         }
-        let mut state = self.state.lock().await;
-        let watched: Vec<String> = state.watched.keys().cloned().collect();
-        for container in watched {
-            self.forget(&container, &mut state).await;
-        }
+        let watched = std::mem::take(&mut self.state.lock().await.watched);
+        let removals = watched.values().map(|watched| self.engine.remove(&watched.witness, true));
+        // What stays is swept with the run.
+        let _swept_later = futures_util::future::join_all(removals).await;
     }
 
     /// Holds the services' containers against those that are watched.

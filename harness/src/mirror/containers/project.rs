@@ -306,8 +306,9 @@ impl Project {
         if !self.begun.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        // Without the file, which a full disk may not have let us write: it knows what it made by its own labels.
-        let down = ["down", "--volumes", "--timeout", "10"].map(OsStr::new);
+        // Without the file, which a full disk may not have let us write: it knows what it made by its own labels. And without a
+        // grace: nothing of it is needed any more, and a first process that is a shell hears no SIGTERM.
+        let down = ["down", "--volumes", "--timeout", "0"].map(OsStr::new);
         self.compose(&down, DOWN_LIMIT).await?.map_err(|said| {
             MirrorError::new(format!("the mirror could not be taken down: {}", last_line(&said)), "")
         })?;

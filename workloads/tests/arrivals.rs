@@ -1,9 +1,13 @@
 //! The open model against a real server on loopback.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that fails")]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use fulldress_reports::latency::standard_histogram;
 use fulldress_reports::phase::Phase;
 use fulldress_reports::traffic::{ErrorKind, WriteAnswer};
 use fulldress_workloads::clock::Clock;
@@ -56,32 +60,61 @@ async fn every_planned_request_is_in_one_phase_and_one_bucket() {
     assert!(result.intervals.iter().filter(|record| record.phase == Phase::Upgrade).count() >= 10);
 }
 
-#[tokio::test]
-async fn a_stall_shows_in_response_time_though_few_requests_were_in_it() {
+/// Requests a second of the truth test.
+const RATE: u64 = 500;
+
+/// Freezes the server twice, and holds what the pump says against what follows from the server's own instants.
+async fn truth(connections: u64) {
     let server = Server::start(|_| fine());
     let clock = Clock::start();
-    let settings = "rate_per_s = 400\nconnections_max = 4\nschedule = \"poisson\"";
-    let traffic = start(arrivals(settings, &["/a"]), &server.url, clock).await;
+    let settings = format!("rate_per_s = {RATE}\nconnections_max = {connections}");
+    let traffic = start(arrivals(&settings, &["/a"]), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
-    clock.sleep_until(start_us + 400_000).await;
-    server.frozen.send_replace(true);
-    let frozen_us = clock.now_us();
-    clock.sleep_until(frozen_us + 1_000_000).await;
-    assert!(traffic.figures().in_flight == 4, "{:?}", traffic.figures());
-    server.frozen.send_replace(false);
-    let stalled_us = clock.now_us() - frozen_us;
-    clock.sleep_until(start_us + 1_900_000).await;
-    let result = traffic.stop().await.unwrap();
+    let mut freezes = Vec::new();
+    for at_ms in [500, 2200] {
+        clock.sleep_until(start_us + at_ms * 1000).await;
+        freezes.push(server.freeze(clock, Duration::from_millis(800)).await);
+    }
+    let result = traffic.stop_at(start_us + 4_000_000).await.unwrap();
 
+    let planned = 4 * RATE;
+    let mut truth = standard_histogram();
+    for number in 0..planned {
+        let due_us = start_us + number * 1_000_000 / RATE;
+        let frozen = freezes.iter().find(|(from_us, until_us)| (*from_us..*until_us).contains(&due_us));
+        truth.saturating_record(frozen.map_or(1, |(_, until_us)| until_us - due_us));
+    }
     let all = sums(&result.intervals, |_| true);
-    assert!(all.errors.is_empty(), "{:?}", all.errors);
-    assert_eq!(all.response.len(), all.planned);
-    // More than half of the run was stalled, with arrivals spread over it: p99 is close to the whole stall.
-    let response_us = all.response.value_at_quantile(0.99);
-    assert!(response_us > stalled_us / 2 && response_us < stalled_us * 2, "{response_us} of {stalled_us}");
-    // Only four requests were on a connection, so the service time leaves the stall out.
-    let service_us = all.service.value_at_quantile(0.99);
-    assert!(service_us < stalled_us / 4, "{service_us} of {stalled_us}");
+    let said = |quantile: f64| (all.response.value_at_quantile(quantile), truth.value_at_quantile(quantile));
+    println!(
+        "{connections} connections: said and true p90 {:?} p99 {:?} max {:?}, p50 {}, service p90 {}, {:?}",
+        said(0.9),
+        said(0.99),
+        (all.response.max(), truth.max()),
+        said(0.5).0,
+        all.service.value_at_quantile(0.9),
+        result.driver.send_lag,
+    );
+    assert_eq!((all.planned, all.errors.len(), all.response.len()), (planned, 0, planned));
+    assert_eq!(server.seen().len() as u64, planned);
+    // A factor of two is caught, a busy machine is not.
+    for (said, is) in [said(0.9), said(0.99), (all.response.max(), truth.max())] {
+        assert!(said * 10 > is * 9 && said * 2 < is * 3, "the pump says {said} µs, and {is} µs is true");
+    }
+    // Six in ten requests met no freeze, and nothing is invented for them.
+    assert!(said(0.5).0 < truth.max() / 8, "p50 {} µs", said(0.5).0);
+    // Two freezes met one request on each connection: a clock that starts at the sending misses all others.
+    assert!(all.service.value_at_quantile(0.9) < truth.value_at_quantile(0.9) / 2);
+}
+
+#[tokio::test]
+async fn a_frozen_server_is_told_as_it_was_with_8_connections() {
+    truth(8).await;
+}
+
+#[tokio::test]
+async fn a_frozen_server_is_told_as_it_was_with_64_connections() {
+    truth(64).await;
 }
 
 #[tokio::test]
@@ -147,7 +180,8 @@ async fn a_full_backlog_drops_and_says_so() {
     let traffic = start(arrivals(settings, &["/a"]), &server.url, clock).await;
     let start_us = traffic.enter_phase(Phase::Baseline);
     clock.sleep_until(start_us + 500_000).await;
-    assert!(traffic.figures().errors >= 40, "{:?}", traffic.figures());
+    let figures = traffic.figures();
+    assert!(figures.errors >= 40 && figures.in_flight == 2, "{figures:?}");
     server.frozen.send_replace(false);
     let result = traffic.stop_at(start_us + 600_000).await.unwrap();
     let all = sums(&result.intervals, |_| true);

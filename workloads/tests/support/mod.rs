@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fulldress_reports::latency::standard_histogram;
@@ -90,6 +91,18 @@ impl Server {
 
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Blocks the server's only thread, so that nothing is accepted, read or written meanwhile; gives the instants between
+    /// which it was blocked, as that thread read them.
+    pub async fn freeze(&self, clock: Clock, length: Duration) -> (u64, u64) {
+        let runtime = self._runtime.0.as_ref().unwrap();
+        let blocked = runtime.spawn(async move {
+            let from_us = clock.now_us();
+            std::thread::sleep(length);
+            (from_us, clock.now_us())
+        });
+        blocked.await.unwrap()
     }
 }
 

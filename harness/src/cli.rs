@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use fulldress_workloads::schedule::Part;
+
 use crate::history::Layout;
 use crate::plan::{MirrorKind, Profile};
 
@@ -189,6 +191,9 @@ pub struct Load {
     /// Send every step once, print how each went, and exit with code 1 when one fails
     #[arg(long)]
     pub check: bool,
+    /// Play only one of several equal parts, as 2/3: parts with one seed share nothing and are together the whole
+    #[arg(long, value_name = "I/N", conflicts_with = "check")]
+    pub part: Option<Part>,
     /// Seconds of traffic
     #[arg(long, value_name = "S", default_value_t = 30, conflicts_with = "check")]
     pub duration: u64,

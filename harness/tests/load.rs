@@ -80,6 +80,17 @@ async fn traffic_alone_leaves_a_table_and_its_histograms() {
     let traffic: serde_json::Value =
         serde_json::from_slice(&std::fs::read(out.join("traffic.json")).unwrap()).unwrap();
     assert_eq!(traffic["driver"]["planned"], 100);
+    let part = part_of_a_second(&server, folder.path(), "2/3").await.expect_code(0);
+    part.expect_said("order by key 33 33 0");
+    part_of_a_second(&server, folder.path(), "4/3")
+        .await
+        .expect_code(2)
+        .expect_said("write 2/3 for the second of three");
+}
+
+/// One part of a second of reads.
+async fn part_of_a_second(server: &Server, folder: &Path, part: &str) -> Ended {
+    ended(load(folder, server, &[HEAD, READ], &["--duration", "1", "--part", part])).await
 }
 
 #[tokio::test]
@@ -136,7 +147,8 @@ async fn journeys_are_walked_by_the_check_and_by_the_load() {
                 users = 2\nthink_ms = { min = 5, max = 20 }\n\
                 [[scenario.step]]\nroute = \"cart\"\nmethod = \"POST\"\npath = \"/carts\"\nexpect = { status = 201 }\n\
                 extract = { cart = \"/id\" }\n\
-                [[scenario.step]]\nroute = \"items\"\nmethod = \"GET\"\npath = \"/carts/{{ cart }}\"\n";
+                [[scenario.step]]\nroute = \"items\"\nmethod = \"GET\"\npath = \"/carts/{{ cart }}\"\n\
+                [[scenario.step]]\nroute = \"refund\"\nmethod = \"POST\"\npath = \"/refunds\"\nwhen = \"cart == 'none'\"\n";
     std::fs::write(&workload, text).unwrap();
     let load = |arguments: &[&str]| {
         let mut command = fulldress();
@@ -148,7 +160,10 @@ async fn journeys_are_walked_by_the_check_and_by_the_load() {
         command.spawn().unwrap()
     };
     let checked = ended(load(&["--check"])).await.expect_code(0);
-    checked.expect_said("shoppers cart").expect_said("shoppers items");
+    checked
+        .expect_said("shoppers cart")
+        .expect_said("shoppers items")
+        .expect_said("shoppers refund 0 µs skipped: its condition does not hold");
     assert_eq!(*seen.lock().unwrap(), ["POST /carts", "GET /carts/c-7"]);
     let played = ended(load(&["--duration", "2", "--format", "json"])).await.expect_code(0);
     let traffic: serde_json::Value = serde_json::from_str(&played.stdout).unwrap();

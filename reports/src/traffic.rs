@@ -88,6 +88,12 @@ impl RouteSummary {
     pub fn errors_total(&self) -> u64 {
         self.errors.values().sum()
     }
+
+    /// Errors that a client would have felt: all but those of a workload that had nothing left to send.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.errors_total() - self.errors.get(&ErrorKind::FeederDry).copied().unwrap_or(0)
+    }
 }
 
 /// One point of the latency chart: all open-model requests whose intended start lies in the interval.
@@ -118,6 +124,9 @@ pub struct DriverTrust {
     pub sent: u64,
     /// Of these, dropped because the backlog was full.
     pub dropped: u64,
+    /// Of these, not sent because a feeder of the workload had no row left.
+    #[serde(default)]
+    pub dry: u64,
     /// Actual minus intended start of requests that did not wait for a connection.
     pub send_lag: Quantiles,
     /// CPU time of the driver's process, microseconds.

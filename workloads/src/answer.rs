@@ -4,6 +4,7 @@
 
 use fulldress_reports::phase::Phase;
 use fulldress_reports::traffic::{ErrorKind, LedgerEntry, WriteAnswer};
+use hyper::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -17,6 +18,8 @@ pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Expectation {
     pub(crate) status: u16,
+    /// Longest response time that is right, microseconds.
+    pub(crate) latency_us_max: Option<u64>,
     /// JSON pointer and what must stand there.
     pub(crate) json: Vec<(String, JsonExpectation)>,
 }
@@ -71,6 +74,8 @@ pub(crate) enum Ending {
     Answered {
         /// HTTP status.
         status: u16,
+        /// The answer's headers; a pump may leave them out where the step takes nothing from them.
+        headers: HeaderMap,
         /// The whole body.
         body: bytes::Bytes,
     },
@@ -106,14 +111,20 @@ pub(crate) fn judge(step: &Step, ending: &Ending, session: Option<&mut Session>)
             let write = (step.projection.is_some() && *perhaps_sent).then_some(INDETERMINATE);
             Judgement { error: Some(*kind), write }
         }
-        Ending::Answered { status, body } => judge_answer(step, *status, body, session),
+        Ending::Answered { status, headers, body } => judge_answer(step, *status, headers, body, session),
     }
 }
 
 /// A write of which nobody knows whether it happened.
 pub(crate) const INDETERMINATE: (WriteAnswer, Value) = (WriteAnswer::Indeterminate, Value::Null);
 
-fn judge_answer(step: &Step, status: u16, body: &[u8], session: Option<&mut Session>) -> Judgement {
+fn judge_answer(
+    step: &Step,
+    status: u16,
+    headers: &HeaderMap,
+    body: &[u8],
+    session: Option<&mut Session>,
+) -> Judgement {
     if status != step.expect.status {
         let error = match status {
             400..500 => ErrorKind::Status4xx,
@@ -128,12 +139,17 @@ fn judge_answer(step: &Step, status: u16, body: &[u8], session: Option<&mut Sess
     if !reads_body {
         return Judgement { error: None, write: None };
     }
-    let json: Option<Value> = serde_json::from_slice(body).ok();
+    let needs_json = !step.expect.json.is_empty()
+        || step.projection.is_some()
+        || step.extract.iter().any(|(_, place)| place.needs_json());
+    let json: Option<Value> = if needs_json { serde_json::from_slice(body).ok() } else { None };
     let at = |pointer: &str| json.as_ref().and_then(|json| json.pointer(pointer));
-    let mut right = json.is_some() && step.expect.json.iter().all(|(pointer, want)| want.holds(at(pointer)));
+    let mut right = (json.is_some() || !needs_json)
+        && step.expect.json.iter().all(|(pointer, want)| want.holds(at(pointer)));
     if let Some(session) = session {
-        for (name, pointer) in &step.extract {
-            right &= at(pointer).is_some_and(|found| session.remember(name, found));
+        for (name, place) in &step.extract {
+            let found = place.find(headers, body, json.as_ref());
+            right &= found.is_some_and(|found| session.remember(name, &found));
         }
     }
     let write = step.projection.as_ref().map(|pointers| {
@@ -170,6 +186,7 @@ mod tests {
     use super::{Ending, Judgement, judge};
     use crate::file::Workload;
     use fulldress_reports::traffic::{ErrorKind, Model, WriteAnswer};
+    use hyper::HeaderMap;
     use serde_json::json;
 
     fn judged(ending: &Ending) -> Judgement {
@@ -196,7 +213,7 @@ mod tests {
     }
 
     fn answered(status: u16, body: &serde_json::Value) -> Ending {
-        Ending::Answered { status, body: body.to_string().into() }
+        Ending::Answered { status, headers: HeaderMap::new(), body: body.to_string().into() }
     }
 
     #[test]
@@ -217,7 +234,11 @@ mod tests {
             (answered(409, &right), ErrorKind::Status4xx, None),
             (answered(503, &right), ErrorKind::Status5xx, indeterminate),
             (answered(200, &right), ErrorKind::StatusOther, indeterminate),
-            (Ending::Answered { status: 201, body: "no json".into() }, ErrorKind::WrongBody, indeterminate),
+            (
+                Ending::Answered { status: 201, headers: HeaderMap::new(), body: "no json".into() },
+                ErrorKind::WrongBody,
+                indeterminate,
+            ),
             (
                 answered(201, &json!({"id": 1, "status": "placed", "lines": [1]})),
                 ErrorKind::WrongBody,

@@ -16,7 +16,7 @@ use crate::http::Http;
 use crate::lanes::{Lanes, Protocol};
 use crate::pacer::Pacer;
 use crate::recording::Recorder;
-use crate::schedule::Schedule;
+use crate::schedule::{Part, Schedule};
 use crate::sql::Sql;
 
 /// How long requests in flight may still end after the stop, microseconds.
@@ -76,6 +76,7 @@ impl ArrivalsPump {
         sources: Vec<Source>,
         clock: Clock,
         seed: u64,
+        part: Part,
         recorder: Recorder,
     ) -> std::io::Result<Self> {
         let (control, listener) = watch::channel(Control::default());
@@ -83,7 +84,7 @@ impl ArrivalsPump {
         let books = recorder.clone();
         std::thread::Builder::new().name("arrivals".to_owned()).spawn(move || {
             // Nobody waits for the end of a pump that was dropped.
-            drop(end.send(run(sources, clock, seed, &books, &listener)));
+            drop(end.send(run(sources, clock, seed, part, &books, &listener)));
         })?;
         Ok(Self { control, recorder, ended })
     }
@@ -119,6 +120,7 @@ fn run(
     sources: Vec<Source>,
     clock: Clock,
     seed: u64,
+    part: Part,
     recorder: &Recorder,
     listener: &watch::Receiver<Control>,
 ) -> std::io::Result<()> {
@@ -134,11 +136,11 @@ fn run(
             match way {
                 Way::Http(http) => {
                     let lanes = Lanes::new(http, scenario, feeds, clock, recorder, seed);
-                    paced.spawn_local(pace(Rc::new(lanes), clock, seed, listener));
+                    paced.spawn_local(pace(Rc::new(lanes), clock, seed, part, listener));
                 }
                 Way::Sql(sql) => {
                     let lanes = Lanes::new(*sql, scenario, feeds, clock, recorder, seed);
-                    paced.spawn_local(pace(Rc::new(lanes), clock, seed, listener));
+                    paced.spawn_local(pace(Rc::new(lanes), clock, seed, part, listener));
                 }
             }
         }
@@ -154,19 +156,21 @@ async fn pace<P: Protocol>(
     lanes: Rc<Lanes<P>>,
     clock: Clock,
     seed: u64,
+    part: Part,
     mut control: watch::Receiver<Control>,
 ) -> std::io::Result<()> {
     let Ok(start_us) = control.wait_for(|control| control.start_us.is_some()).await.map(|c| c.start_us)
     else {
         return Ok(());
     };
-    let ScenarioModel::Arrivals { rate_per_s, schedule, .. } = lanes.model() else { return Ok(()) };
-    let mut schedule = Schedule::new(schedule, rate_per_s, start_us.unwrap_or(0), seed);
+    let ScenarioModel::Arrivals { rates, spread, .. } = lanes.model() else { return Ok(()) };
+    let start_us = start_us.unwrap_or(0);
+    let mut schedule = Schedule::new(rates.clone(), *spread, start_us, seed, part);
     let pacer = Pacer::new(clock)?;
     let drained_us = loop {
         let stop = control.borrow_and_update().stop;
-        let next_us = schedule.peek_us();
-        if let Some(stop) = stop.filter(|stop| next_us >= stop.at_us) {
+        let next_us = schedule.peek().map(|next| next.at_us);
+        if let Some(stop) = stop.filter(|stop| next_us.is_none_or(|next_us| next_us >= stop.at_us)) {
             break stop.at_us + stop.drain_us;
         }
         tokio::select! {
@@ -176,15 +180,18 @@ async fn pace<P: Protocol>(
                 // Whoever would tell the pump to stop is gone.
                 Err(_) => { lanes.cut_off(); break clock.now_us() }
             },
-            waited = pacer.wait_until(next_us) => waited?,
+            // Where nothing is due any more, only the stop is awaited.
+            waited = pacer.wait_until(next_us.unwrap_or(0)), if next_us.is_some() => waited?,
         }
         // After a stall of the pump itself many are due: each keeps the instant that it was meant for.
         let until_us = control.borrow().stop.map_or(u64::MAX, |stop| stop.at_us).min(clock.now_us() + 1);
         for _ in 0..BURST_MAX {
-            if schedule.peek_us() >= until_us {
+            if schedule.peek().is_none_or(|next| next.at_us >= until_us) {
                 break;
             }
-            lanes.dispatch(schedule.take_us());
+            if let Some(arrival) = schedule.take() {
+                lanes.dispatch(arrival, arrival.at_us - start_us);
+            }
         }
         tokio::task::yield_now().await;
     };

@@ -27,6 +27,8 @@ pub struct CheckedStep {
     pub scenario: String,
     /// The step's label.
     pub route: String,
+    /// Whether it was left out, since its condition does not hold.
+    pub skipped: bool,
     /// What was wrong; absent where the answer was right.
     pub error: Option<ErrorKind>,
     /// What the system said about it, where it said something.
@@ -87,9 +89,18 @@ async fn pass<P: Protocol>(
     let mut checked = Vec::new();
     for (step, route) in scenario.routes().into_iter().enumerate() {
         let started_us = clock.now_us();
+        let condition =
+            scenario.http_steps().get(step).map(|step| step.applies(&scenario.templates, &session));
+        if condition == Some(Ok(false)) {
+            let (scenario, route) = (scenario.name.clone(), route.to_owned());
+            checked.push(CheckedStep { scenario, route, skipped: true, error: None, said: None, took_us: 0 });
+            continue;
+        }
         // What cannot be rendered now lacks a value that an earlier step of the journey should have given.
         let (mut error, mut said) = (Some(ErrorKind::Dropped), None);
-        if let Ok((request, _)) = protocol.render(step, &mut session) {
+        if !matches!(condition, Some(Err(_)))
+            && let Ok((request, _)) = protocol.render(step, &mut session)
+        {
             let progress = Cell::new(Progress::Connecting);
             let limit = Duration::from_millis(scenario.timeout_ms);
             let exchange = protocol.exchange(connection.take(), step, request, &progress);
@@ -103,8 +114,10 @@ async fn pass<P: Protocol>(
             said = error.and_then(|_| P::said(&ending));
         }
         let took_us = clock.now_us().saturating_sub(started_us);
-        let scenario = scenario.name.clone();
-        checked.push(CheckedStep { scenario, route: route.to_owned(), error, said, took_us });
+        let late = scenario.latency_us_max(step).is_some_and(|limit_us| took_us > limit_us);
+        let error = error.or(late.then_some(ErrorKind::Late));
+        let (scenario, route) = (scenario.name.clone(), route.to_owned());
+        checked.push(CheckedStep { scenario, route, skipped: false, error, said, took_us });
     }
     checked
 }

@@ -135,9 +135,10 @@ pub(crate) async fn exchange(
         // A request that comes back was never written: the connection was closed under it.
         Err(mut error) => return broken(ErrorKind::Reset, error.take_message().is_none()),
     };
-    let status = answer.status().as_u16();
-    match Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await {
-        Ok(body) => (Ending::Answered { status, body: body.to_bytes() }, Some(connection)),
+    let (head, body) = answer.into_parts();
+    let (status, headers) = (head.status.as_u16(), head.headers);
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(body) => (Ending::Answered { status, headers, body: body.to_bytes() }, Some(connection)),
         Err(error) if error.is::<LengthLimitError>() => broken(ErrorKind::WrongBody, true),
         Err(_) => broken(ErrorKind::Reset, true),
     }

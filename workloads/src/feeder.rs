@@ -3,7 +3,7 @@
 //! `traffic` fetches them; a [`Session`](crate::template::Session) takes one row of each for every request, so that all
 //! values of a request belong together.
 
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl Feeder {
 
     fn new(spec: &FeederSpec, columns: Vec<String>, rows: Vec<Cells>) -> Self {
         let weights = match spec.order {
-            Order::Sequence => Vec::new(),
+            Order::Sequence | Order::Once => Vec::new(),
             Order::Popularity(exponent) => {
                 let mut sum = 0.0;
                 let mut rank = 0.0_f64;
@@ -123,11 +123,23 @@ impl Feed {
         Self { feeder, taken: 0 }
     }
 
+    /// Goes to the row of request number `number`, counted from 0.
+    pub(crate) fn go_to(&mut self, number: u64) {
+        self.taken = usize::try_from(number).unwrap_or(usize::MAX);
+    }
+
+    /// Whether every row was taken, and none may be taken again.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.feeder.order == Order::Once && self.taken >= self.feeder.rows.len()
+    }
+
     /// The feeder's name and the next row; `throw` gives a number from 0 to below 1.
     pub(crate) fn next_row(&mut self, throw: impl FnOnce() -> f64) -> (String, Value) {
         let index = match self.feeder.order {
             // A feeder has at least one row.
             Order::Sequence => self.taken % self.feeder.rows.len().max(1),
+            // Whoever asks has seen that it is not dry; what is beyond the end is only tried out.
+            Order::Once => self.taken.min(self.feeder.rows.len().saturating_sub(1)),
             Order::Popularity(_) => self.feeder.index_of(throw()),
         };
         self.taken = self.taken.wrapping_add(1);
@@ -187,6 +199,16 @@ mod tests {
         let mut feed = feed(Order::Sequence, 3);
         let ids: Vec<usize> = (0..7).map(|_| id(&mut feed, 0.0)).collect();
         assert_eq!(ids, [0, 1, 2, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_feeder_of_once_runs_dry() {
+        let mut feed = feed(Order::Once, 2);
+        assert_eq!([id(&mut feed, 0.0), id(&mut feed, 0.0)], [0, 1]);
+        assert!(feed.is_dry());
+        feed.go_to(1);
+        assert!(!feed.is_dry());
+        assert_eq!(id(&mut feed, 0.0), 1);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 mod feeder;
 mod http;
+mod profile;
+mod rates;
 mod raw;
 mod scenario;
 mod sql;
@@ -17,11 +19,18 @@ use std::sync::Arc;
 
 use fulldress_reports::traffic::Model;
 
+use self::profile::Profile;
 use self::raw::RawWorkload;
+use crate::schedule::Part;
 
 pub(crate) use self::feeder::{FeederSource, FeederSpec, Order};
-pub(crate) use self::http::{Rendered, Step};
-pub(crate) use self::scenario::{Scenario, ScenarioModel, ScheduleKind};
+pub(crate) use self::http::{Rendered, Step, check_pointer};
+pub(crate) use self::profile::Mix;
+pub(crate) use self::rates::Rates;
+#[cfg(test)]
+pub(crate) use self::rates::Stretch;
+pub(crate) use self::raw::RawExtract;
+pub(crate) use self::scenario::{Scenario, ScenarioModel, Spread};
 pub(crate) use self::sql::SqlStep;
 
 /// The version of the format that this crate reads.
@@ -50,6 +59,7 @@ pub struct Workload {
     name: String,
     feeders: Vec<FeederSpec>,
     scenarios: Vec<Arc<Scenario>>,
+    part: Part,
 }
 
 impl Workload {
@@ -94,6 +104,13 @@ impl Workload {
             }
             feeders.push(reader.feeder(feeder)?);
         }
+        let profile = match &raw.profile {
+            None => None,
+            Some(profile) => Some(
+                Profile::read(profile.get_ref(), reader.folder())
+                    .map_err(|what| reader.fault(Some(profile.span().start), format!("profile: {what}")))?,
+            ),
+        };
         let mut names = BTreeSet::new();
         let mut scenarios = Vec::new();
         for scenario in &raw.scenario {
@@ -101,9 +118,10 @@ impl Workload {
                 let what = format!("scenario `{}` is defined twice; rename one", scenario.name.get_ref());
                 return Err(reader.fault(Some(scenario.name.span().start), what));
             }
-            scenarios.push(Arc::new(reader.scenario(scenario, &feeders)?));
+            scenarios.push(Arc::new(reader.scenario(scenario, &feeders, profile.as_ref())?));
         }
-        Ok(Self { file: file.to_owned(), source: source.into(), name: raw.name, feeders, scenarios })
+        let (file, source, part) = (file.to_owned(), source.into(), Part::WHOLE);
+        Ok(Self { file, source, name: raw.name, feeders, scenarios, part })
     }
 
     /// The workload's name.
@@ -158,11 +176,11 @@ impl Workload {
         scenarios.chain(feeders).collect()
     }
 
-    /// Requests a second that the open-model scenarios ask for together.
+    /// Requests a second that the open-model scenarios ask for together at the beginning.
     #[must_use]
     pub fn rate_per_s(&self) -> f64 {
-        let rate = |scenario: &Arc<Scenario>| match scenario.model {
-            ScenarioModel::Arrivals { rate_per_s, .. } => rate_per_s,
+        let rate = |scenario: &Arc<Scenario>| match &scenario.model {
+            ScenarioModel::Arrivals { rates, .. } => rates.first_per_s(),
             ScenarioModel::Users { .. } => 0.0,
         };
         self.scenarios.iter().map(rate).sum()
@@ -183,6 +201,24 @@ impl Workload {
         let mut selected = self.clone();
         selected.scenarios.retain(|scenario| names.contains(&scenario.name));
         Ok(selected)
+    }
+
+    /// One part of the same workload: its share of the arrivals, by their numbers, and of the users. A scenario whose users
+    /// are all in other parts is left out.
+    #[must_use]
+    pub fn part(&self, part: Part) -> Self {
+        let mut mine = self.clone();
+        mine.part = part;
+        mine.scenarios.retain(|scenario| match scenario.model {
+            ScenarioModel::Arrivals { .. } => true,
+            ScenarioModel::Users { users, .. } => part.share_of(u64::from(users)) > 0,
+        });
+        mine
+    }
+
+    /// Which part of the traffic this is.
+    pub(crate) const fn which_part(&self) -> Part {
+        self.part
     }
 
     /// The feeders that a scenario takes values from.
@@ -206,6 +242,11 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Where the files that the workload names lie, wherever the program was started.
+    fn folder(&self) -> &Path {
+        Path::new(self.file).parent().unwrap_or(Path::new(""))
+    }
+
     fn fault(&self, offset: Option<usize>, what: String) -> WorkloadError {
         let line = offset.map(|offset| {
             let before = self.source.as_bytes().get(..offset).unwrap_or_default();

@@ -17,8 +17,9 @@ use tokio_util::task::TaskTracker;
 use crate::answer::Judgement;
 use crate::clock::Clock;
 use crate::feeder::Feed;
-use crate::file::{Scenario, ScenarioModel};
+use crate::file::{Mix, Scenario, ScenarioModel};
 use crate::recording::{Finished, Recorder, RouteId};
+use crate::schedule::Arrival;
 use crate::template::Session;
 
 /// How far a request has come: what a caller who gives up can know about it.
@@ -110,8 +111,7 @@ pub(crate) struct Lanes<P: Protocol> {
     recorder: Recorder,
     connections_max: usize,
     backlog_max: usize,
-    weights: Vec<u32>,
-    weights_total: u64,
+    mixes: Vec<Mix>,
     labels: Vec<String>,
     routes: Vec<RouteId>,
     state: RefCell<LaneState<P>>,
@@ -141,14 +141,12 @@ impl<P: Protocol> Lanes<P> {
             ScenarioModel::Arrivals { connections_max, backlog_max, .. } => (connections_max, backlog_max),
             ScenarioModel::Users { .. } => (0, 0),
         };
-        let weights = scenario.weights();
         let session = Session::new(seed, clock.epoch_unix_us()).fed(feeds);
         let labels: Vec<String> = scenario.routes().into_iter().map(str::to_owned).collect();
         Self {
             routes: labels.iter().map(|label| recorder.route(label)).collect(),
             labels,
-            weights_total: weights.iter().map(|weight| u64::from(*weight)).sum(),
-            weights,
+            mixes: scenario.mixes(),
             protocol,
             clock,
             recorder,
@@ -162,8 +160,8 @@ impl<P: Protocol> Lanes<P> {
     }
 
     /// What drives the scenario.
-    pub(crate) fn model(&self) -> ScenarioModel {
-        self.scenario.model
+    pub(crate) fn model(&self) -> &ScenarioModel {
+        &self.scenario.model
     }
 
     /// Ends everything that is under way, without waiting for answers.
@@ -172,13 +170,21 @@ impl<P: Protocol> Lanes<P> {
     }
 
     /// An arrival is due: it gets a connection, a place in the backlog, or is dropped.
-    pub(crate) fn dispatch(self: &Rc<Self>, intended_us: u64) {
+    /// `since_start_us` is how far its instant lies behind the beginning of the schedule.
+    pub(crate) fn dispatch(self: &Rc<Self>, arrival: Arrival, since_start_us: u64) {
+        let Arrival { number, at_us: intended_us } = arrival;
         let mut state = self.state.borrow_mut();
-        let step = state.session.choose(&self.weights, self.weights_total);
+        state.session.go_to(number);
+        let mix = self.mixes.partition_point(|(from_us, _)| *from_us <= since_start_us).saturating_sub(1);
+        let step = self.mixes.get(mix).map_or(0, |(_, weights)| state.session.choose(weights));
         self.recorder.planned(self.routes[step], intended_us);
+        if state.session.is_dry() {
+            self.recorder.unsent(self.routes[step], intended_us, ErrorKind::FeederDry);
+            return;
+        }
         // Rendered here and not when a connection is free: the sequence then follows from the seed alone.
         let Ok((request, write)) = self.protocol.render(step, &mut state.session) else {
-            self.recorder.dropped(self.routes[step], intended_us);
+            self.recorder.unsent(self.routes[step], intended_us, ErrorKind::Dropped);
             return;
         };
         let job = Job { intended_us, step, request, write };
@@ -195,7 +201,7 @@ impl<P: Protocol> Lanes<P> {
         } else if state.backlog.len() < self.backlog_max {
             state.backlog.push_back(job);
         } else {
-            self.recorder.dropped(self.routes[step], intended_us);
+            self.recorder.unsent(self.routes[step], intended_us, ErrorKind::Dropped);
         }
     }
 
@@ -262,7 +268,10 @@ impl<P: Protocol> Lanes<P> {
                 database,
             });
         }
-        self.recorder.finished(route, Finished { intended_us, started_us, ended_us, error: judgement.error });
+        let response_us = ended_us.saturating_sub(intended_us);
+        let late = self.scenario.latency_us_max(step).is_some_and(|limit_us| response_us > limit_us);
+        let error = judgement.error.or(late.then_some(ErrorKind::Late));
+        self.recorder.finished(route, Finished { intended_us, started_us, ended_us, error });
         connection
     }
 
@@ -285,7 +294,7 @@ impl<P: Protocol> Lanes<P> {
         let mut state = self.state.borrow_mut();
         state.idle.clear();
         for job in state.backlog.drain(..) {
-            self.recorder.dropped(self.routes[job.step], job.intended_us);
+            self.recorder.unsent(self.routes[job.step], job.intended_us, ErrorKind::Dropped);
         }
     }
 }

@@ -161,6 +161,8 @@ pub(crate) struct Totals {
     pub(crate) planned: u64,
     pub(crate) sent: u64,
     pub(crate) dropped: u64,
+    /// Never begun since a feeder had no row left.
+    pub(crate) dry: u64,
     pub(crate) errors: u64,
     pub(crate) overflows: u64,
     pub(crate) in_flight: u64,
@@ -259,13 +261,15 @@ impl Recorder {
         }
     }
 
-    /// A planned request was never begun: the driver itself could not send it.
-    pub(crate) fn dropped(&self, route: RouteId, intended_us: u64) {
+    /// A planned request was never begun: the driver itself could not send it, or had nothing to send.
+    pub(crate) fn unsent(&self, route: RouteId, intended_us: u64, kind: ErrorKind) {
         let key = self.key(route, intended_us);
         let mut books = self.books();
-        books.totals.dropped += 1;
+        let dry = u64::from(kind == ErrorKind::FeederDry);
+        books.totals.dry += dry;
+        books.totals.dropped += 1 - dry;
         books.totals.errors += 1;
-        *books.young.entry(key).or_default().errors.entry(ErrorKind::Dropped).or_default() += 1;
+        *books.young.entry(key).or_default().errors.entry(kind).or_default() += 1;
     }
 
     /// A write was acknowledged, or its answer never came.

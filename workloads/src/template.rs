@@ -98,6 +98,37 @@ impl Templates {
         }
     }
 
+    /// Compiles a condition: an expression as it stands between `{% if` and `%}`.
+    ///
+    /// # Errors
+    /// As [`Templates::add`]; besides, a filter, test or function that there is not.
+    pub(crate) fn add_condition(
+        &mut self,
+        name: String,
+        source: &str,
+        known: &[String],
+    ) -> Result<TemplateId, String> {
+        if source.contains("%}") {
+            return Err("it is an expression alone, without `%}`".to_owned());
+        }
+        let id = self.add(name, &format!("{{% if {source} %}}1{{% endif %}}"), known)?;
+        let tried = self.environment.get_template(&id.0);
+        let variables = Session::probing(known).variables();
+        match tried.and_then(|template| template.render(variables)) {
+            Err(error) if is_unknown(&error) => Err(explain(&error)),
+            // Values of another kind than those tried here may well do.
+            _ => Ok(id),
+        }
+    }
+
+    /// Whether a condition holds.
+    ///
+    /// # Errors
+    /// A sentence: it needs a variable that is not there, or one of another kind.
+    pub(crate) fn holds(&self, id: &TemplateId, context: &Value) -> Result<bool, String> {
+        self.render(id, context).map(|text| !text.is_empty())
+    }
+
     /// Renders a template with a session's variables.
     ///
     /// # Errors
@@ -108,6 +139,10 @@ impl Templates {
             .and_then(|template| template.render(context.clone()))
             .map_err(|error| explain(&error))
     }
+}
+
+fn is_unknown(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction)
 }
 
 fn explain(error: &Error) -> String {
@@ -130,7 +165,7 @@ impl Session {
     /// A session whose random choices follow from `seed`. Keys begin with `run`, so that two runs with one seed
     /// against one database never share an idempotency key.
     pub(crate) fn new(seed: u64, run: u64) -> Self {
-        let dice = Dice(Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))));
+        let dice = Dice::new(seed);
         let mut variables = BTreeMap::new();
         let rolling = dice.clone();
         variables.insert(
@@ -158,6 +193,20 @@ impl Session {
         self
     }
 
+    /// Goes to request number `number` of the schedule, counted from 0: its choices and rows follow from the seed and this
+    /// number alone, whatever was sent before, so that parts of a schedule send what the whole would.
+    pub(crate) fn go_to(&mut self, number: u64) {
+        self.dice.go_to(number);
+        for feed in &mut self.feeds {
+            feed.go_to(number);
+        }
+    }
+
+    /// Whether a feeder has no row left for the next request.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.feeds.iter().any(Feed::is_dry)
+    }
+
     /// The variables of the next request; `key` is fresh, and so is the row of each feeder.
     pub(crate) fn context(&mut self) -> Value {
         if !self.feeds.is_empty() {
@@ -173,6 +222,11 @@ impl Session {
         Value::from(self.variables.clone())
     }
 
+    /// The variables as they stand, with nothing fresh.
+    pub(crate) fn variables(&self) -> Value {
+        Value::from(self.variables.clone())
+    }
+
     /// Remembers a scalar out of a response; anything but a string, number or boolean is refused.
     pub(crate) fn remember(&mut self, name: &str, value: &serde_json::Value) -> bool {
         let Some(value) = scalar(value) else { return false };
@@ -180,8 +234,9 @@ impl Session {
         true
     }
 
-    /// A weighted choice: the index of the weight hit. Weights sum to `total`, which is above 0.
-    pub(crate) fn choose(&self, weights: &[u32], total: u64) -> usize {
+    /// A weighted choice: the index of the weight hit. One of the weights is above 0.
+    pub(crate) fn choose(&self, weights: &[u32]) -> usize {
+        let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         let mut left = self.dice.with(|dice| dice.random_range(0..total.max(1)));
         for (index, weight) in weights.iter().enumerate() {
             let weight = u64::from(*weight);
@@ -242,12 +297,28 @@ fn scalar(value: &serde_json::Value) -> Option<Value> {
 
 /// A seeded random generator that template functions share.
 #[derive(Debug, Clone)]
-struct Dice(Arc<Mutex<ChaCha8Rng>>);
+struct Dice {
+    rolling: Arc<Mutex<ChaCha8Rng>>,
+    /// Never rolled: the beginning of every stream.
+    fresh: Arc<ChaCha8Rng>,
+}
 
 impl Dice {
+    fn new(seed: u64) -> Self {
+        let fresh = ChaCha8Rng::seed_from_u64(seed);
+        Self { rolling: Arc::new(Mutex::new(fresh.clone())), fresh: Arc::new(fresh) }
+    }
+
     fn with<T>(&self, roll: impl FnOnce(&mut ChaCha8Rng) -> T) -> T {
         // A generator is valid in every state: a panic elsewhere cannot have left it half changed.
-        roll(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        roll(&mut self.rolling.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The stream of its own that a number has; the first one is the schedule's.
+    fn go_to(&self, number: u64) {
+        let mut stream = ChaCha8Rng::clone(&self.fresh);
+        stream.set_stream(number.wrapping_add(1));
+        self.with(|rolling| *rolling = stream);
     }
 
     fn random(&self, low: i64, high: i64) -> Result<i64, Error> {
@@ -334,6 +405,34 @@ mod tests {
         assert!(error.contains("undefined"), "{error}");
         assert!(render("{{ random(1", &mut Session::new(1, 1)).unwrap_err().contains("syntax error"));
         assert!(render("{{ random(2, 1) }}", &mut Session::new(1, 1)).unwrap_err().contains("empty range"));
+    }
+
+    #[test]
+    fn conditions_are_asked_of_what_is_remembered() {
+        let mut templates = Templates::new();
+        let known = ["stock".to_owned(), "token".to_owned()];
+        let mut add = |source: &str| templates.add_condition(source.to_owned(), source, &known);
+        let [many, none] =
+            ["stock > 2 and stock < 10", "token is not defined"].map(|source| add(source).unwrap());
+        for (source, expected) in [
+            ("stock >", "syntax error"),
+            ("price > 1", "undefined variable `price`"),
+            ("stock | lenght > 1", "lenght"),
+            ("true %}x{% if true", "without `%}`"),
+        ] {
+            let error = add(source).unwrap_err();
+            assert!(error.contains(expected), "{error}\nshould contain {expected}");
+        }
+        let mut session = Session::new(1, 1);
+        let holds = |id, session: &Session| templates.holds(id, &session.variables());
+        assert!(holds(&many, &session).unwrap_err().contains("undefined"));
+        assert_eq!(holds(&none, &session), Ok(true));
+        for (stock, expected) in [(2, false), (3, true), (10, false)] {
+            assert!(session.remember("stock", &serde_json::json!(stock)));
+            assert_eq!(holds(&many, &session), Ok(expected), "{stock}");
+        }
+        session.remember("token", &serde_json::json!("t"));
+        assert_eq!(holds(&none, &session), Ok(false));
     }
 
     #[test]

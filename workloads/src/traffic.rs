@@ -156,6 +156,7 @@ impl Traffic {
             let hello = Hello {
                 file: workload.file().to_owned(),
                 workload: workload.source().to_owned(),
+                part: workload.which_part().to_string(),
                 scenarios: workload.scenarios().map(|(name, _)| name.to_owned()).collect(),
                 base_url: target.url(),
                 clock,
@@ -164,7 +165,13 @@ impl Traffic {
             pumps.push(Pump::Users(UsersPump::attach(reader, writer, &hello)?));
         }
         if !sources.is_empty() {
-            pumps.push(Pump::Arrivals(ArrivalsPump::start(sources, clock, seed, recorder.clone())?));
+            pumps.push(Pump::Arrivals(ArrivalsPump::start(
+                sources,
+                clock,
+                seed,
+                workload.which_part(),
+                recorder.clone(),
+            )?));
         }
         let stop_flushing = CancellationToken::new();
         let flushing = tokio::spawn(flush(recorder, stop_flushing.clone()));
@@ -254,8 +261,8 @@ impl Traffic {
                     let recorder = arrivals.recorder().clone();
                     arrivals.finish().await?;
                     let totals = recorder.totals();
-                    (driver.planned, driver.sent, driver.dropped) =
-                        (totals.planned, totals.sent, totals.dropped);
+                    (driver.planned, driver.sent) = (totals.planned, totals.sent);
+                    (driver.dropped, driver.dry) = (totals.dropped, totals.dry);
                     driver.overflows += totals.overflows;
                 }
                 Pump::Users(users) => {

@@ -15,6 +15,8 @@ pub(crate) struct Hello {
     pub(crate) file: String,
     /// The workload's text.
     pub(crate) workload: String,
+    /// Which part of the users to play, as `1/2`.
+    pub(crate) part: String,
     /// Names of the scenarios to play; the worker takes those of the closed model.
     pub(crate) scenarios: Vec<String>,
     /// Where the requests go.

@@ -27,6 +27,7 @@ use crate::connection::Target;
 use crate::driver::process_cpu_us;
 use crate::file::{Rendered, Scenario, ScenarioModel, Step, Workload};
 use crate::recording::{Finished, Recorder};
+use crate::schedule::{Part, UnknownPart};
 use crate::template::Session;
 use crate::timeline::Timeline;
 use crate::wire::{Control, Hello, Report};
@@ -107,7 +108,8 @@ where
     let mut lines = BufReader::new(reader).lines();
     let first = lines.next_line().await?.ok_or_else(|| WorkerError::Hello("the input ended".to_owned()))?;
     let hello: Hello = serde_json::from_str(&first).map_err(|error| WorkerError::Hello(error.to_string()))?;
-    let workload = Workload::parse(&hello.file, &hello.workload)?.select(&hello.scenarios)?;
+    let part = hello.part.parse().map_err(|error: UnknownPart| WorkerError::Hello(error.to_string()))?;
+    let workload = Workload::parse(&hello.file, &hello.workload)?.select(&hello.scenarios)?.part(part);
     let target = Target::parse(&hello.base_url)?;
     let timeline = Timeline::default();
     let recorder = Recorder::new(&workload, Model::Users, timeline.clone(), hello.clock);
@@ -176,6 +178,7 @@ async fn send<W: AsyncWrite + Unpin>(writer: &mut W, reports: &[Report]) -> std:
 #[derive(Debug, Clone)]
 struct Crowd {
     scenarios: Arc<[Arc<Scenario>]>,
+    part: Part,
     clock: Clock,
     seed: u64,
     recorder: Recorder,
@@ -202,6 +205,7 @@ impl Crowd {
     ) -> Self {
         Self {
             scenarios: workload.of_model(Model::Users).cloned().collect(),
+            part: workload.which_part(),
             clock: hello.clock,
             seed: hello.seed,
             recorder,
@@ -213,7 +217,13 @@ impl Crowd {
     }
 
     fn users(&self) -> u32 {
-        self.scenarios.iter().map(|scenario| users_and_think(scenario).0).sum()
+        self.scenarios.iter().map(|scenario| self.users_of(scenario)).sum()
+    }
+
+    /// How many users of a scenario belong to this part.
+    fn users_of(&self, scenario: &Scenario) -> u32 {
+        // Not more than the whole has, which fits.
+        u32::try_from(self.part.share_of(u64::from(users_and_think(scenario).0))).unwrap_or(u32::MAX)
     }
 
     /// Lets what is in flight end, then cuts it off.
@@ -234,17 +244,29 @@ impl Crowd {
         // Goose gave the user a client of its own kind; ours follows no redirect and no proxy.
         user.client = client.clone();
         let mut visitor = self.visitor(scenario, user.weighted_users_index).await;
-        for step in scenario.http_steps() {
+        let mut skipped_all = true;
+        for (index, step) in scenario.http_steps().iter().enumerate() {
+            let rendered = match step.applies(&scenario.templates, &visitor.session) {
+                Ok(false) => continue,
+                Ok(true) => step.render(&scenario.templates, &mut visitor.session),
+                Err(what) => Err(what),
+            };
+            skipped_all = false;
             self.clock.sleep_until(visitor.next_us).await;
             if self.stopping.load(Ordering::SeqCst) {
                 // Goose would call again at once; the runtime is dropped soon.
                 std::future::pending::<()>().await;
             }
-            let went_well = self.request(scenario, step, &mut visitor, user).await;
+            let went_well = self.request((scenario, index), rendered, &mut visitor, user).await;
             visitor.next_us = self.clock.now_us() + think_us(scenario, &visitor.session);
             if !went_well {
                 break;
             }
+        }
+        if skipped_all {
+            // Whoever has nothing to do thinks all the same, and asks again later.
+            visitor.next_us = self.clock.now_us() + think_us(scenario, &visitor.session);
+            self.clock.sleep_until(visitor.next_us).await;
         }
         let mut visitors = self.visitors.lock().unwrap_or_else(PoisonError::into_inner);
         visitors.insert(user.weighted_users_index, visitor);
@@ -265,7 +287,9 @@ impl Crowd {
             // The worker is ending.
             return std::future::pending().await;
         };
-        let seed = self.seed.wrapping_add((index as u64 + 1).wrapping_mul(0xd134_2543_de82_ef95));
+        // Users of other parts have other dice.
+        let place = self.part.place_of(index as u64);
+        let seed = self.seed.wrapping_add((place + 1).wrapping_mul(0xd134_2543_de82_ef95));
         let session = Session::new(seed, self.clock.epoch_unix_us());
         // Spread over one think time, so that users do not begin in step.
         let (_, (_, think_max_ms)) = users_and_think(scenario);
@@ -276,16 +300,17 @@ impl Crowd {
     /// Sends one request and writes down how it went; `false` ends the journey.
     async fn request(
         &self,
-        scenario: &Scenario,
-        step: &Step,
+        (scenario, index): (&Scenario, usize),
+        rendered: Result<Rendered, String>,
         visitor: &mut Visitor,
         user: &mut GooseUser,
     ) -> bool {
+        let step = &scenario.http_steps()[index];
         let route = self.recorder.route(&step.route);
         let intended_us = visitor.next_us;
         self.recorder.planned(route, intended_us);
-        let Ok(mut rendered) = step.render(&scenario.templates, &mut visitor.session) else {
-            self.recorder.dropped(route, intended_us);
+        let Ok(mut rendered) = rendered else {
+            self.recorder.unsent(route, intended_us, ErrorKind::Dropped);
             return false;
         };
         let written = rendered.write.take();
@@ -302,8 +327,12 @@ impl Crowd {
             let phase = self.recorder.timeline().slot(intended_us).phase;
             self.recorder.wrote(ledger_entry(step, written, phase, ended_us, write));
         }
+        let response_us = ended_us.saturating_sub(intended_us);
+        let late = scenario.latency_us_max(index).is_some_and(|limit_us| response_us > limit_us);
+        let error = judgement.error.or(late.then_some(ErrorKind::Late));
         // Last: the drain waits for this, and must find the ledger complete.
-        self.recorder.finished(route, Finished { intended_us, started_us, ended_us, error: judgement.error });
+        self.recorder.finished(route, Finished { intended_us, started_us, ended_us, error });
+        // A late answer is a right one: the journey goes on with it.
         judgement.error.is_none()
     }
 }
@@ -346,11 +375,12 @@ async fn call(scenario: &Scenario, step: &Step, rendered: Rendered, user: &mut G
     match answer {
         Ok(mut answer) => {
             let status = answer.status().as_u16();
+            let headers = std::mem::take(answer.headers_mut());
             let mut body = Vec::new();
             loop {
                 match answer.chunk().await {
                     Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                    Ok(None) => return Ending::Answered { status, body: body.into() },
+                    Ok(None) => return Ending::Answered { status, headers, body: body.into() },
                     Err(error) => return broken(&error),
                 }
                 if body.len() > BODY_BYTES_MAX {
@@ -414,6 +444,7 @@ fn attack(crowd: &Crowd, client: &reqwest::Client, target: &Target) -> Result<Go
         .and_then(|attack| attack.set_client_builder_without_cookies(plain))
         .map_err(Box::new)?;
     for scenario in crowd.scenarios.iter() {
+        let users = crowd.users_of(scenario);
         let (crowd, client, played) = (crowd.clone(), client.clone(), Arc::clone(scenario));
         let transaction = Transaction::new(Arc::new(move |user: &mut GooseUser| {
             let (crowd, client, scenario) = (crowd.clone(), client.clone(), Arc::clone(&played));
@@ -423,7 +454,6 @@ fn attack(crowd: &Crowd, client: &reqwest::Client, target: &Target) -> Result<Go
             })
         }));
         // The weights are the users themselves, and all of them are started: each scenario gets exactly its own.
-        let (users, _) = users_and_think(scenario);
         let goose_scenario = GooseScenario::new(&scenario.name)
             .register_transaction(transaction)
             .set_weight(users as usize)

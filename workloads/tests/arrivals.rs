@@ -315,3 +315,111 @@ async fn a_file_feeds_requests_row_by_row() {
     let paths: Vec<String> = server.seen().into_iter().map(|seen| seen.path).collect();
     assert_eq!(paths, ["/a/2", "/b/6", "/a/2", "/b/6", "/a/2"]);
 }
+
+#[tokio::test]
+async fn steps_ramps_and_pauses_arrive_as_stated() {
+    let server = Server::start(|_| fine());
+    let clock = Clock::start();
+    let rates = "rates = [{ for_s = 0.4, rate_per_s = 100 }, { for_s = 0.4, rate_per_s = 100, to_per_s = 400 }, \
+                 { for_s = 0.2, rate_per_s = 0 }, { for_s = 0.1, rate_per_s = 50 }]";
+    let traffic = start(arrivals(rates, &["/a"]), &server.url, clock).await;
+    let start_us = traffic.enter_phase(Phase::Upgrade);
+    let result = traffic.stop_at(start_us + 1_200_000).await.unwrap();
+    let mut planned = BTreeMap::new();
+    for record in &result.intervals {
+        *planned.entry((record.start_us - start_us) / 100_000).or_default() += record.planned;
+    }
+    // From the integral of the rate up to the end of each tenth of a second, rounded up; the last rate stays.
+    let expected = [(0, 10), (1, 10), (2, 10), (3, 10), (4, 14), (5, 21), (6, 29), (7, 36), (10, 5), (11, 5)];
+    assert_eq!(planned, BTreeMap::from(expected));
+    assert_eq!(server.seen().len(), 150);
+    assert!(result.intervals.iter().all(|record| record.errors.is_empty()));
+}
+
+#[tokio::test]
+async fn parts_send_together_what_the_whole_sends() {
+    let rows: String = (0..100).map(|row| format!("{row}\n")).collect();
+    let (workload, _folder) = support::workload_beside(
+        "ids.csv",
+        &format!("id\n{rows}"),
+        "[[feeder]]\nname = \"ids\"\nfile = \"ids.csv\"\norder = \"once\"\n\
+         [[scenario]]\nname = \"a\"\nmodel = \"arrivals\"\nrate_per_s = 300\nschedule = \"poisson\"\n\
+         [[scenario.step]]\nroute = \"a\"\nmethod = \"GET\"\npath = \"/a/{{ feed.ids.id }}/{{ random(1, 9999) }}\"\n\
+         [[scenario.step]]\nroute = \"b\"\nmethod = \"GET\"\npath = \"/b/{{ feed.ids.id }}/{{ popular(9999) }}\"\n",
+    );
+    let play = async |workload: Workload| {
+        let server = Server::start(|_| fine());
+        let clock = Clock::start();
+        let traffic = start(workload, &server.url, clock).await;
+        let start_us = traffic.enter_phase(Phase::Baseline);
+        let result = traffic.stop_at(start_us + 500_000).await.unwrap();
+        let mut paths: Vec<String> = server.seen().into_iter().map(|seen| seen.path).collect();
+        paths.sort();
+        (paths, sums(&result.intervals, |_| true), result.driver)
+    };
+    let (whole, sums, driver) = play(workload.clone()).await;
+    // Each row was sent once, and what came after the last one is counted and was not sent.
+    assert_eq!(whole.len(), 100);
+    assert!(sums.planned > 110, "{}", sums.planned);
+    assert_eq!(sums.errors, [(ErrorKind::FeederDry, sums.planned - 100)].into());
+    assert_eq!((driver.sent, driver.dry, driver.dropped), (100, sums.planned - 100, 0));
+    let (mut together, mut planned) = (Vec::new(), 0);
+    for part in ["1/3", "2/3", "3/3"] {
+        let (paths, sums, _) = play(workload.part(part.parse().unwrap())).await;
+        assert!((30..37).contains(&paths.len()), "{part}: {}", paths.len());
+        together.extend(paths);
+        planned += sums.planned;
+    }
+    together.sort();
+    assert_eq!((together, planned), (whole, sums.planned));
+}
+
+#[tokio::test]
+async fn a_profile_gives_rate_mix_and_connections() {
+    let server = Server::start(|_| fine());
+    let (workload, _folder) = support::workload_beside(
+        "day.csv",
+        "route,minute,rate_per_s,concurrency\nread,10:00,1800,20\nwrite,10:00,200,9\nwrite,10:01,0,9\n",
+        "[profile]\nfile = \"day.csv\"\nfrom = \"10:00\"\nfactor = 0.1\n\
+         [[scenario]]\nname = \"a\"\nmodel = \"arrivals\"\nprofile = true\n\
+         [[scenario.step]]\nroute = \"read\"\nmethod = \"GET\"\npath = \"/r\"\n\
+         [[scenario.step]]\nroute = \"write\"\nmethod = \"GET\"\npath = \"/w\"\n",
+    );
+    let clock = Clock::start();
+    let traffic = start(workload, &server.url, clock).await;
+    server.frozen.send_replace(true);
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    clock.sleep_until(start_us + 250_000).await;
+    // A tenth of 29 clients, rounded up; 50 requests were due by now.
+    assert_eq!(traffic.figures().in_flight, 3);
+    server.frozen.send_replace(false);
+    let result = traffic.stop_at(start_us + 1_000_000).await.unwrap();
+    let read = sums(&result.intervals, |record| record.route == "read");
+    assert_eq!(result.driver.planned, 200);
+    assert!((165..195).contains(&read.planned), "nine in ten: {}", read.planned);
+}
+
+#[tokio::test]
+async fn a_late_answer_is_an_error_and_still_a_write() {
+    let server = Server::start(|_| Reply::Answer(201, r#"{"total_cents": 990}"#.to_owned()));
+    let clock = Clock::start();
+    let workload = support::workload(
+        "[[scenario]]\nname = \"a\"\nmodel = \"arrivals\"\nrate_per_s = 100\n\
+         [[scenario.step]]\nroute = \"w\"\nmethod = \"POST\"\npath = \"/\"\nbody = '{}'\n\
+         expect = { status = 201, latency_ms = 200 }\n\
+         acknowledged = { key = \"{{ key }}\", value = [\"/total_cents\"], read_back = \"/{{ key }}\" }\n",
+    );
+    let traffic = start(workload, &server.url, clock).await;
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    clock.sleep_until(start_us + 200_000).await;
+    let (from_us, until_us) = server.freeze(clock, Duration::from_millis(600)).await;
+    let result = traffic.stop_at(start_us + 1_000_000).await.unwrap();
+    let all = sums(&result.intervals, |_| true);
+    let late = all.errors.get(&ErrorKind::Late).copied().unwrap_or(0);
+    // One is due every 10 ms; late are those that had to wait for more than 200 ms of the freeze.
+    let expected = (until_us - from_us - 200_000) / 10_000;
+    assert!((expected - 1..expected + 20).contains(&late), "{late} late, {expected} expected");
+    assert_eq!((all.planned, all.response.len() + late, all.errors.len()), (100, 100, 1));
+    assert_eq!(result.ledger.len(), 100);
+    assert!(result.ledger.iter().all(|entry| entry.answer == WriteAnswer::Acknowledged));
+}

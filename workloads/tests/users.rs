@@ -146,6 +146,61 @@ async fn an_error_ends_the_journey_with_its_kind() {
 }
 
 #[tokio::test]
+async fn a_journey_follows_what_it_finds_in_answers() {
+    let server = Server::start(|seen| match seen.path.as_str() {
+        "/login" => {
+            Reply::With("X-Token", "token t-5;".to_owned(), "<input name=csrf value='c-9'>".to_owned())
+        }
+        "/products" => Reply::Answer(200, r#"{"stock": 3}"#.to_owned()),
+        path if path.ends_with("/t-5/c-9") => Reply::Answer(200, String::new()),
+        _ => Reply::Answer(404, String::new()),
+    });
+    let workload = workload(
+        r#"
+        [[scenario]]
+        name = "shoppers"
+        model = "users"
+        users = 3
+        think_ms = { min = 5, max = 20 }
+        [[scenario.step]]
+        route = "login"
+        method = "POST"
+        path = "/login"
+        when = "token is not defined"
+        extract = { token = { header = "X-Token", regex = 'token (\S+);' }, csrf = { regex = "value='([^']*)'" } }
+        [[scenario.step]]
+        route = "look"
+        method = "GET"
+        path = "/products"
+        extract = { stock = "/stock" }
+        [[scenario.step]]
+        route = "buy"
+        method = "POST"
+        path = "/buy/{{ token }}/{{ csrf }}"
+        when = "stock > 2"
+        [[scenario.step]]
+        route = "order more"
+        method = "POST"
+        path = "/more/{{ token }}/{{ csrf }}"
+        when = "stock <= 2"
+        "#,
+    );
+    let clock = Clock::start();
+    let (traffic, running) = start(workload, &server.url, clock).await;
+    let start_us = traffic.enter_phase(Phase::Baseline);
+    clock.sleep_until(start_us + 600_000).await;
+    let result = traffic.stop().await.unwrap();
+    running.await.unwrap().unwrap();
+    let planned = |route: &str| sums(&result.intervals, |record| record.route == route).planned;
+    let all = sums(&result.intervals, |_| true);
+    assert!(all.errors.is_empty(), "{:?}", all.errors);
+    assert_eq!((planned("login"), planned("order more")), (3, 0), "a user keeps what it was given");
+    let (looked, bought) = (planned("look"), planned("buy"));
+    assert!(looked > 20 && bought <= looked && bought + 3 >= looked, "{looked} looked, {bought} bought");
+    assert_eq!(all.planned, server.seen().len() as u64);
+}
+
+#[tokio::test]
 async fn the_worker_ends_when_the_harness_is_gone() {
     let server = shop();
     let clock = Clock::start();

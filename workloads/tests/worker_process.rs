@@ -48,7 +48,9 @@ async fn play() {
     let writer: UsersWriter = Box::new(child.stdin.take().unwrap());
     let workload = workload(
         "[[scenario]]\nname = \"u\"\nmodel = \"users\"\nusers = 2\nthink_ms = { min = 5, max = 10 }\n\
-         [[scenario.step]]\nroute = \"r\"\nmethod = \"GET\"\npath = \"/\"\n",
+         [[scenario.step]]\nroute = \"r\"\nmethod = \"GET\"\npath = \"/\"\n\
+         [[scenario]]\nname = \"idle\"\nmodel = \"users\"\nusers = 2\nthink_ms = { min = 50, max = 100 }\n\
+         [[scenario.step]]\nroute = \"never\"\nmethod = \"GET\"\npath = \"/never\"\nwhen = \"false\"\n",
     );
     let clock = Clock::start();
     let base_url = server.url.clone();
@@ -70,4 +72,7 @@ async fn play() {
     let all = sums(&result.intervals, |_| true);
     assert!(all.planned > 20 && all.errors.is_empty(), "{all:?}");
     assert_eq!(all.planned, server.seen().len() as u64);
+    assert!(result.intervals.iter().all(|record| record.route == "r"));
+    // Users with nothing to do think all the same: without a pause they would take a core for themselves.
+    assert!(result.driver.cpu_us < result.driver.wall_us, "{:?}", result.driver);
 }

@@ -39,6 +39,9 @@ pub fn run(args: &Load) -> CommandResult {
     if !args.scenario.is_empty() {
         workload = workload.select(&args.scenario).map_err(Failure::usage)?;
     }
+    if let Some(part) = args.part {
+        workload = workload.part(part);
+    }
     let databases = databases(&args.database)?;
     if let Some(folder) = &args.out {
         std::fs::create_dir_all(folder)
@@ -170,7 +173,8 @@ fn checked(steps: &[CheckedStep]) -> String {
         let took = duration_us(step.took_us);
         let said = step.said.as_ref().map_or_else(String::new, |said| format!(" ({said})"));
         let wrong = |error| format!("WRONG: {}{said}", meaning(error));
-        let result = step.error.map_or_else(|| "right".to_owned(), wrong);
+        let right = if step.skipped { "skipped: its condition does not hold" } else { "right" };
+        let result = step.error.map_or_else(|| right.to_owned(), wrong);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:<scenarios$}  {:<routes$}  {took:>9}  {result}", step.scenario, step.route);
     }
@@ -218,6 +222,9 @@ fn table(evidence: &TrafficEvidence) -> String {
             share_percent(driver.sent, driver.planned),
             thousands(driver.dropped),
         );
+    }
+    if driver.dry > 0 {
+        let _ = writeln!(text, "a feeder had no row left for {} of them", thousands(driver.dry));
     }
     if let Some(lost) = &driver.worker_lost {
         let _ = writeln!(text, "the users' worker was lost: {lost}");

@@ -80,6 +80,13 @@ fn driver_faults(driver: &DriverTrust, lag_limit_us: u64) -> Vec<(&'static str, 
         let requests = figures::count(driver.dropped, "request");
         faults.push(("backlog", format!("The driver dropped {requests} because its backlog was full.")));
     }
+    if driver.dry > 0 {
+        let requests = figures::count(driver.dry, "request");
+        let what = format!(
+            "A feeder of the workload had no row left for {requests}: give it more rows, or another order."
+        );
+        faults.push(("feeder", what));
+    }
     if let Some(reason) = &driver.worker_lost {
         faults.push(("worker", format!("The users' worker ended before it was told to: {reason}.")));
     }

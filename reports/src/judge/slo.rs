@@ -78,11 +78,11 @@ pub(super) fn errors(case: &Case<'_>) -> Ruling {
         let kinds: Vec<_> = summary
             .errors
             .iter()
-            .filter(|(_, number)| **number > 0)
+            .filter(|(kind, number)| **number > 0 && **kind != ErrorKind::FeederDry)
             .map(|(kind, number)| format!("{} {kind}", figures::thousands(*number)))
             .collect();
         // A dropped request was never sent, and still a client would have got no answer.
-        (summary.errors_total(), summary.sent + dropped, format!("failed ({})", kinds.join(", ")))
+        (summary.failed(), summary.sent + dropped, format!("failed ({})", kinds.join(", ")))
     })
 }
 
@@ -178,8 +178,9 @@ pub(super) fn budget(case: &Case<'_>) -> Ruling {
         if let (Some(summary), Some((start_us, end_us))) =
             (total(traffic, phase), played(&case.evidence.phases, phase))
         {
-            bad += summary.errors_total() + summary.slow;
-            planned += summary.planned;
+            bad += summary.failed() + summary.slow;
+            // What a dry feeder left unsent is no request of anybody.
+            planned += summary.planned - (summary.errors_total() - summary.failed());
             seconds += ratio_part(end_us.saturating_sub(start_us)) / 1e6;
         }
     }

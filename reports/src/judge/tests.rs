@@ -598,6 +598,8 @@ fn the_verdict_rule_and_its_exit_codes() {
         (|e| preflight_finds(e, CheckId::PreUnit), Fail, 1),
         (|e| e.reapply = None, Inconclusive, 3),
         (|e| traffic(e).driver.dropped = 5, Unmeasured, 4),
+        // A workload that ran out of rows says nothing against the package.
+        (ran_dry, Unmeasured, 4),
         (|e| interrupt(e, true), Inconclusive, 5),
         (|e| interrupt(e, false), Inconclusive, 3),
         (|e| refuse(e, CheckId::PkgDigest), Fail, 6),
@@ -610,6 +612,15 @@ fn the_verdict_rule_and_its_exit_codes() {
         change(&mut evidence);
         let verdict = judge(&evidence, TODAY).verdict;
         assert_eq!((verdict.outcome, verdict.exit_code), (*outcome, *exit_code), "{}", verdict.sentence);
+    }
+}
+
+fn ran_dry(evidence: &mut Evidence) {
+    let traffic = traffic(evidence);
+    traffic.driver.dry = 500;
+    for summary in traffic.phases.iter_mut().chain(&mut traffic.routes) {
+        summary.planned += 100;
+        summary.errors.insert(ErrorKind::FeederDry, 100);
     }
 }
 

@@ -185,7 +185,7 @@ fn felt(evidence: &Evidence, phase: Phase) -> String {
     let Some(summary) = summary else { return String::new() };
     let limits = &evidence.rehearsal.limits;
     let objective_ms = if phase.is_changing() { limits.latency_changing_ms } else { limits.latency_ms };
-    let (slow, failed) = (summary.slow, summary.errors_total());
+    let (slow, failed) = (summary.slow, summary.failed());
     let slower =
         format!("{} slower than {}", figures::count(slow, "request"), duration_us(objective_ms * 1000));
     match (slow, failed) {

@@ -29,14 +29,18 @@ pub enum ErrorKind {
     StatusOther,
     /// The answer came and was not the right one: another body, another number of rows.
     WrongBody,
+    /// The right answer came, and later than the workload allows for this step.
+    Late,
     /// The driver itself could not send it: backlog full.
     Dropped,
+    /// Nothing was sent: a feeder of the workload had no row left.
+    FeederDry,
     /// The database server refused it with this code: `sql-23505`.
     Sql(Sqlstate),
 }
 
 /// The kinds that have a name of their own.
-const NAMES: [(ErrorKind, &str); 8] = [
+const NAMES: [(ErrorKind, &str); 10] = [
     (ErrorKind::Connect, "connect"),
     (ErrorKind::Reset, "reset"),
     (ErrorKind::Timeout, "timeout"),
@@ -44,7 +48,9 @@ const NAMES: [(ErrorKind, &str); 8] = [
     (ErrorKind::Status5xx, "status-5xx"),
     (ErrorKind::StatusOther, "status-other"),
     (ErrorKind::WrongBody, "wrong-body"),
+    (ErrorKind::Late, "late"),
     (ErrorKind::Dropped, "dropped"),
+    (ErrorKind::FeederDry, "feeder-dry"),
 ];
 
 impl Display for ErrorKind {
@@ -146,14 +152,16 @@ mod tests {
                 | ErrorKind::Status5xx
                 | ErrorKind::StatusOther
                 | ErrorKind::WrongBody
+                | ErrorKind::Late
                 | ErrorKind::Dropped
+                | ErrorKind::FeederDry
                 | ErrorKind::Sql(_) => {}
             }
         }
         kinds.push(ErrorKind::Sql(Sqlstate::parse("40P01").unwrap()));
         let counts: BTreeMap<ErrorKind, u64> = kinds.into_iter().zip(1..).collect();
         let text = serde_json::to_string(&counts).unwrap();
-        assert!(text.contains("\"status-4xx\":4") && text.contains("\"sql-40P01\":9"), "{text}");
+        assert!(text.contains("\"status-4xx\":4") && text.contains("\"sql-40P01\":11"), "{text}");
         assert_eq!(serde_json::from_str::<BTreeMap<ErrorKind, u64>>(&text).unwrap(), counts);
         for wrong in ["sql-4", "sql-40p01", "sql-40P0é", "status"] {
             assert!(wrong.parse::<ErrorKind>().is_err(), "{wrong}");

@@ -10,17 +10,17 @@ use sqlx::{AssertSqlSafe, Column as _, ConnectOptions as _, Row as _, ValueRef a
 const SIZE_MAX: u64 = 256 << 20;
 
 /// One row; NULL is absent.
-pub(super) type Cells = Box<[Option<Box<str>>]>;
+pub(crate) type Cells = Box<[Option<Box<str>>]>;
 
 /// Rows of named columns.
 #[derive(Debug, PartialEq)]
-pub(super) struct Table {
-    pub(super) columns: Vec<String>,
-    pub(super) rows: Vec<Cells>,
+pub(crate) struct Table {
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Cells>,
 }
 
 /// Runs a query.
-pub(super) async fn from_query(options: &PgConnectOptions, query: &str) -> Result<Table, String> {
+pub(crate) async fn from_query(options: &PgConnectOptions, query: &str) -> Result<Table, String> {
     let mut connection = options.connect().await.map_err(|error| error.to_string())?;
     // The simple protocol gives every type as text.
     let fetched = sqlx::raw_sql(AssertSqlSafe(query)).fetch_all(&mut connection).await;
@@ -41,7 +41,7 @@ pub(super) async fn from_query(options: &PgConnectOptions, query: &str) -> Resul
 }
 
 /// A file's text.
-pub(super) fn read(path: &Path) -> Result<String, String> {
+pub(crate) fn read(path: &Path) -> Result<String, String> {
     let fault = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
     let size = std::fs::metadata(path).map_err(fault)?.len();
     if size > SIZE_MAX {
@@ -54,7 +54,7 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
 }
 
 /// Reads CSV as RFC 4180 has it, the first line naming the columns. An empty cell without quotes is NULL, as for COPY.
-pub(super) fn from_csv(text: &str) -> Result<Table, String> {
+pub(crate) fn from_csv(text: &str) -> Result<Table, String> {
     let mut records = records(text)?.into_iter();
     let (_, head) = records.next().ok_or("there is no line that names the columns")?;
     let columns: Vec<String> = head.into_iter().map(|cell| cell.unwrap_or_default().into()).collect();
@@ -129,7 +129,7 @@ fn records(text: &str) -> Result<Vec<Record>, String> {
 
 /// Reads one JSON object a line; the columns are the first object's members. A member that is not there is NULL, as `null`
 /// is; an array or object is its JSON.
-pub(super) fn from_json_lines(text: &str) -> Result<Table, String> {
+pub(crate) fn from_json_lines(text: &str) -> Result<Table, String> {
     let mut columns: Vec<String> = Vec::new();
     let mut rows = Vec::new();
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());

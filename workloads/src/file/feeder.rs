@@ -2,7 +2,7 @@
 //!
 //! `file` reads them; [`crate::feeder`] fetches the rows before the traffic starts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::raw::{RawFeeder, RawOrder};
 use super::{Reader, WorkloadError};
@@ -31,6 +31,8 @@ pub(crate) enum FeederSource {
 pub(crate) enum Order {
     /// One after the other, and from the first again.
     Sequence,
+    /// One after the other, each once.
+    Once,
     /// Row k with a share proportional to k to the power of minus the exponent; all alike for 0.
     Popularity(f64),
 }
@@ -52,8 +54,7 @@ impl Reader<'_> {
                 FeederSource::Query { database: database.clone(), query: query.clone() }
             }
             (None, None, Some(file)) => {
-                // Beside the workload, wherever the program was started.
-                let path = Path::new(self.file).parent().unwrap_or(Path::new("")).join(file);
+                let path = self.folder().join(file);
                 match file.extension().and_then(|extension| extension.to_str()) {
                     Some("csv") => FeederSource::Csv(path),
                     Some("jsonl" | "ndjson") => FeederSource::JsonLines(path),
@@ -63,10 +64,13 @@ impl Reader<'_> {
             _ => return fault("it needs `query` with the `database` that runs it, or `file`"),
         };
         let order = match (raw.order, raw.popularity) {
-            (Some(RawOrder::Sequence), Some(_)) => {
-                return fault("`popularity` means nothing in the order `sequence`; remove one");
+            (Some(RawOrder::Sequence | RawOrder::Once), Some(_)) => {
+                return fault(
+                    "`popularity` means nothing where rows are taken one after the other; remove it",
+                );
             }
             (Some(RawOrder::Sequence), None) => Order::Sequence,
+            (Some(RawOrder::Once), None) => Order::Once,
             (_, Some(exponent)) if !(0.0..=10.0).contains(&exponent) => {
                 return fault("`popularity` is an exponent from 0 (all rows alike) to 10");
             }

@@ -3,9 +3,10 @@
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
-use super::raw::{RawAcknowledged, RawStep};
-use super::scenario::{Scenario, ScenarioModel, Steps};
+use super::raw::{RawAcknowledged, RawExtract, RawStep};
+use super::scenario::{Scenario, ScenarioModel, Steps, latency_us_max};
 use crate::answer::Expectation;
+use crate::extract::Extraction;
 use crate::template::{Session, TemplateId, Templates};
 
 /// One request of a scenario.
@@ -15,10 +16,12 @@ pub(crate) struct Step {
     pub(crate) method: Method,
     pub(crate) weight: u32,
     pub(crate) expect: Expectation,
-    /// Session variable and the JSON pointer that feeds it.
-    pub(crate) extract: Vec<(String, String)>,
+    /// Session variable and where its value stands in the answer.
+    pub(crate) extract: Vec<(String, Extraction)>,
     /// JSON pointers of a write's projection; absent where the step writes nothing.
     pub(crate) projection: Option<Vec<String>>,
+    /// What must hold for the step to be played.
+    when: Option<TemplateId>,
     path: TemplateId,
     headers: Vec<(HeaderName, TemplateId)>,
     body: Option<TemplateId>,
@@ -37,6 +40,17 @@ pub(crate) struct Rendered {
 }
 
 impl Step {
+    /// Whether its condition holds for a session.
+    ///
+    /// # Errors
+    /// A sentence: the condition needs a value that no answer has given yet.
+    pub(crate) fn applies(&self, templates: &Templates, session: &Session) -> Result<bool, String> {
+        match &self.when {
+            Some(condition) => templates.holds(condition, &session.variables()),
+            None => Ok(true),
+        }
+    }
+
     /// Renders the request with a fresh key.
     ///
     /// # Errors
@@ -67,14 +81,21 @@ impl Step {
     }
 }
 
-/// Builds a step, compiles its templates, and renders it once; `known` gains the variables that it extracts.
+/// Builds a step, compiles its templates, and renders it once; `known` gains the variables that it extracts, `journey` has
+/// those of all steps: a condition may ask for what a later step has left in an earlier journey.
 pub(super) fn build_step(
     raw: &RawStep,
     index: usize,
     scenario: &mut Scenario,
     known: &mut Vec<String>,
+    journey: &[String],
 ) -> Result<(), String> {
     let method = check_keys(raw, matches!(scenario.model, ScenarioModel::Users { .. }))?;
+    let condition = |source: &String| {
+        let added = scenario.templates.add_condition(format!("{index} when"), source, journey);
+        added.map_err(|error| format!("when `{source}`: {error}"))
+    };
+    let when = raw.when.as_ref().map(condition).transpose()?;
     let mut add = |part: &str, source: &str| {
         scenario
             .templates
@@ -96,16 +117,23 @@ pub(super) fn build_step(
         }
         None => None,
     };
+    let extraction = |(name, place): (&String, &RawExtract)| {
+        let place = Extraction::read(place).map_err(|what| format!("extract `{name}`: {what}"))?;
+        Ok((name.clone(), place))
+    };
+    let extract = raw.extract.iter().map(extraction).collect::<Result<_, String>>()?;
     let step = Step {
         route: raw.route.get_ref().clone(),
         method,
         weight: raw.weight.unwrap_or(1),
         expect: Expectation {
             status: raw.expect.status.unwrap_or(200),
+            latency_us_max: latency_us_max(raw, scenario.timeout_ms)?,
             json: raw.expect.json.iter().map(|(pointer, want)| (pointer.clone(), want.clone())).collect(),
         },
-        extract: raw.extract.iter().map(|(name, pointer)| (name.clone(), pointer.clone())).collect(),
+        extract,
         projection: raw.acknowledged.as_ref().map(|acknowledged| acknowledged.value.clone()),
+        when,
         path,
         headers,
         body,
@@ -124,6 +152,9 @@ fn check_keys(raw: &RawStep, users: bool) -> Result<Method, String> {
     if !users && !raw.extract.is_empty() {
         return Err("`extract` needs a journey: arrivals are independent of each other".to_owned());
     }
+    if !users && raw.when.is_some() {
+        return Err("`when` needs a journey: a request of `arrivals` that is due is sent".to_owned());
+    }
     if users && raw.weight.is_some() {
         return Err(
             "`weight` means nothing in a journey, whose steps follow each other; remove it".to_owned()
@@ -138,7 +169,7 @@ fn check_keys(raw: &RawStep, users: bool) -> Result<Method, String> {
     if raw.expect.rows.or(raw.expect.rows_min).or(raw.expect.rows_max).is_some() {
         return Err("`expect.rows` belongs to a `statement`".to_owned());
     }
-    for pointer in raw.expect.json.keys().chain(raw.extract.values()) {
+    for pointer in raw.expect.json.keys() {
         check_pointer(pointer)?;
     }
     match raw.method.as_deref() {
@@ -172,7 +203,8 @@ fn probe(templates: &Templates, step: &Step, known: &[String]) -> Result<(), Str
     Ok(())
 }
 
-fn check_pointer(pointer: &str) -> Result<(), String> {
+/// Refuses what is no JSON pointer.
+pub(crate) fn check_pointer(pointer: &str) -> Result<(), String> {
     if pointer.is_empty() || pointer.starts_with('/') {
         Ok(())
     } else {

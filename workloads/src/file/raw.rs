@@ -9,7 +9,7 @@ use fulldress_reports::traffic::Model;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::scenario::ScheduleKind;
+use super::scenario::Spread;
 use crate::answer::JsonExpectation;
 
 #[derive(Deserialize)]
@@ -17,10 +17,19 @@ use crate::answer::JsonExpectation;
 pub(super) struct RawWorkload {
     pub(super) schema: Spanned<String>,
     pub(super) name: String,
+    pub(super) profile: Option<Spanned<RawProfile>>,
     #[serde(default)]
     pub(super) feeder: Vec<RawFeeder>,
     #[serde(default)]
     pub(super) scenario: Vec<RawScenario>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProfile {
+    pub(super) file: PathBuf,
+    pub(super) from: Option<String>,
+    pub(super) factor: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +48,7 @@ pub(super) struct RawFeeder {
 pub(super) enum RawOrder {
     Random,
     Sequence,
+    Once,
 }
 
 #[derive(Deserialize)]
@@ -47,7 +57,10 @@ pub(super) struct RawScenario {
     pub(super) name: Spanned<String>,
     pub(super) model: Model,
     pub(super) rate_per_s: Option<f64>,
-    pub(super) schedule: Option<ScheduleKind>,
+    pub(super) rates: Option<RawRates>,
+    #[serde(default)]
+    pub(super) profile: bool,
+    pub(super) schedule: Option<Spread>,
     pub(super) connections_max: Option<usize>,
     pub(super) backlog_max: Option<usize>,
     pub(super) users: Option<u32>,
@@ -56,6 +69,28 @@ pub(super) struct RawScenario {
     pub(super) database: Option<String>,
     #[serde(default)]
     pub(super) step: Vec<RawStep>,
+}
+
+/// Rates over time.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a list of { for_s, rate_per_s, to_per_s }, or { file = \"rates.csv\" }")]
+pub(super) enum RawRates {
+    Stretches(Vec<RawStretch>),
+    Replay(RawReplay),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawReplay {
+    pub(super) file: PathBuf,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStretch {
+    pub(super) for_s: f64,
+    pub(super) rate_per_s: f64,
+    pub(super) to_per_s: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +119,8 @@ pub(super) struct RawStep {
     #[serde(default)]
     pub(super) expect: RawExpect,
     #[serde(default)]
-    pub(super) extract: BTreeMap<String, String>,
+    pub(super) extract: BTreeMap<String, RawExtract>,
+    pub(super) when: Option<String>,
     pub(super) acknowledged: Option<RawAcknowledged>,
 }
 
@@ -118,6 +154,22 @@ pub(super) struct RawExpect {
     pub(super) rows: Option<u64>,
     pub(super) rows_min: Option<u64>,
     pub(super) rows_max: Option<u64>,
+    pub(super) latency_ms: Option<u64>,
+}
+
+/// Where a value of an answer stands.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a JSON pointer, or { header = NAME, regex = PATTERN } with one or both")]
+pub(crate) enum RawExtract {
+    Pointer(String),
+    Where(RawPlace),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPlace {
+    pub(crate) header: Option<String>,
+    pub(crate) regex: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -7,13 +7,12 @@ use serde::Deserialize;
 
 use super::feeder::FeederSpec;
 use super::http::{self, Step};
-use super::raw::RawScenario;
+use super::profile::{Mix, Profile};
+use super::rates::{RATE_MAX_PER_S, Rates, read_rates};
+use super::raw::{RawScenario, RawStep};
 use super::sql::{self, SqlStep};
 use super::{Reader, WorkloadError};
 use crate::template::Templates;
-
-/// Highest rate that one scenario may ask for, requests a second.
-const RATE_MAX_PER_S: f64 = 100_000.0;
 
 /// A scenario with its templates compiled.
 #[derive(Debug)]
@@ -36,10 +35,17 @@ pub(crate) enum Steps {
 }
 
 /// What drives a scenario.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ScenarioModel {
     /// Open model.
-    Arrivals { rate_per_s: f64, schedule: ScheduleKind, connections_max: usize, backlog_max: usize },
+    Arrivals {
+        rates: Rates,
+        spread: Spread,
+        /// How often each step is chosen as time goes on; empty where the steps' own weights always hold.
+        mixes: Vec<Mix>,
+        connections_max: usize,
+        backlog_max: usize,
+    },
     /// Closed model.
     Users { users: u32, think_ms: (u64, u64) },
 }
@@ -47,7 +53,7 @@ pub(crate) enum ScenarioModel {
 /// How intended starts are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum ScheduleKind {
+pub(crate) enum Spread {
     /// Equal gaps.
     Constant,
     /// Exponential gaps, as independent clients make them.
@@ -71,11 +77,25 @@ impl Scenario {
         }
     }
 
-    /// How often each step is chosen among the others.
-    pub(crate) fn weights(&self) -> Vec<u32> {
-        match &self.steps {
+    /// How often each step is chosen among the others, from which offset on; the first one stands at 0.
+    pub(crate) fn mixes(&self) -> Vec<Mix> {
+        if let ScenarioModel::Arrivals { mixes, .. } = &self.model
+            && !mixes.is_empty()
+        {
+            return mixes.clone();
+        }
+        let weights = match &self.steps {
             Steps::Http(steps) => steps.iter().map(|step| step.weight).collect(),
             Steps::Sql { steps, .. } => steps.iter().map(|step| step.weight).collect(),
+        };
+        vec![(0, weights)]
+    }
+
+    /// Longest response time of a step that is right, microseconds.
+    pub(crate) fn latency_us_max(&self, step: usize) -> Option<u64> {
+        match &self.steps {
+            Steps::Http(steps) => steps.get(step)?.expect.latency_us_max,
+            Steps::Sql { steps, .. } => steps.get(step)?.latency_us_max,
         }
     }
 
@@ -109,11 +129,16 @@ impl Reader<'_> {
         &self,
         raw: &RawScenario,
         feeders: &[FeederSpec],
+        profile: Option<&Profile>,
     ) -> Result<Scenario, WorkloadError> {
         let name = raw.name.get_ref();
         let fault =
             |what: String| self.fault(Some(raw.name.span().start), format!("scenario `{name}`: {what}"));
-        let model = model_of(raw).map_err(fault)?;
+        let model = match raw.model {
+            Model::Arrivals => self.arrivals(raw, profile),
+            Model::Users => users(raw, profile),
+        };
+        let model = model.map_err(fault)?;
         let timeout_ms = raw.timeout_ms.unwrap_or(5000);
         if !(1..=600_000).contains(&timeout_ms) {
             return Err(fault(format!("timeout_ms = {timeout_ms} is outside 1 to 600000")));
@@ -129,9 +154,10 @@ impl Reader<'_> {
         }
         let mut scenario = Scenario { name: name.clone(), model, timeout_ms, steps, templates };
         let mut known = Vec::new();
+        let journey: Vec<String> = raw.step.iter().flat_map(|step| step.extract.keys().cloned()).collect();
         for (index, step) in raw.step.iter().enumerate() {
             let built = match scenario.database() {
-                None => http::build_step(step, index, &mut scenario, &mut known),
+                None => http::build_step(step, index, &mut scenario, &mut known, &journey),
                 Some(_) => sql::build_step(step, index, &mut scenario),
             };
             built.map_err(|what| {
@@ -141,6 +167,17 @@ impl Reader<'_> {
             })?;
         }
         Ok(scenario)
+    }
+}
+
+/// A step's `expect.latency_ms`, in microseconds.
+pub(super) fn latency_us_max(raw: &RawStep, timeout_ms: u64) -> Result<Option<u64>, String> {
+    match raw.expect.latency_ms {
+        Some(limit_ms) if !(1..timeout_ms).contains(&limit_ms) => Err(format!(
+            "expect.latency_ms = {limit_ms} is outside 1 to {}, below the scenario's timeout_ms",
+            timeout_ms - 1
+        )),
+        limit_ms => Ok(limit_ms.map(|limit_ms| limit_ms * 1000)),
     }
 }
 
@@ -160,46 +197,89 @@ fn steps_of(raw: &RawScenario) -> Result<Steps, String> {
     }
 }
 
-fn model_of(raw: &RawScenario) -> Result<ScenarioModel, String> {
-    let foreign = |keys: &[(&str, bool)], model: &str| match keys.iter().find(|(_, set)| *set) {
-        Some((key, _)) => Err(format!("`{key}` means nothing in the model `{model}`; remove it")),
+/// Refuses the first of these keys that is set.
+fn refuse(keys: &[(&str, bool)], why: &str) -> Result<(), String> {
+    match keys.iter().find(|(_, set)| *set) {
+        Some((key, _)) => Err(format!("`{key}` means nothing {why}; remove it")),
         None => Ok(()),
-    };
-    match raw.model {
-        Model::Arrivals => {
-            foreign(&[("users", raw.users.is_some()), ("think_ms", raw.think_ms.is_some())], "arrivals")?;
-            let rate_per_s = raw.rate_per_s.ok_or("the model `arrivals` needs `rate_per_s`")?;
-            if !(rate_per_s > 0.0 && rate_per_s <= RATE_MAX_PER_S) {
-                return Err(format!("rate_per_s = {rate_per_s} is outside 0 (excluded) to {RATE_MAX_PER_S}"));
-            }
-            let connections_max = raw.connections_max.unwrap_or(64);
-            if !(1..=10_000).contains(&connections_max) {
-                return Err(format!("connections_max = {connections_max} is outside 1 to 10000"));
-            }
-            let schedule = raw.schedule.unwrap_or(ScheduleKind::Constant);
-            let backlog_max = raw.backlog_max.unwrap_or(10_000);
-            Ok(ScenarioModel::Arrivals { rate_per_s, schedule, connections_max, backlog_max })
-        }
-        Model::Users => {
-            let keys = [
-                ("rate_per_s", raw.rate_per_s.is_some()),
-                ("schedule", raw.schedule.is_some()),
-                ("connections_max", raw.connections_max.is_some()),
-                ("backlog_max", raw.backlog_max.is_some()),
-            ];
-            foreign(&keys, "users")?;
-            let users = raw.users.ok_or("the model `users` needs `users`")?;
-            if !(1..=10_000).contains(&users) {
-                return Err(format!("users = {users} is outside 1 to 10000"));
-            }
-            let think = raw.think_ms.as_ref().ok_or("the model `users` needs `think_ms = { min, max }`")?;
-            if think.min > think.max || think.max > 600_000 {
-                return Err(format!("think_ms {} to {} is not a range up to 600000", think.min, think.max));
-            }
-            if think.max == 0 {
-                return Err("think_ms of 0 makes users that never think: state at least max = 1".to_owned());
-            }
-            Ok(ScenarioModel::Users { users, think_ms: (think.min, think.max) })
-        }
     }
+}
+
+/// The profile and the routes that a scenario with `profile = true` looks up in it.
+fn profiled<'a>(
+    raw: &'a RawScenario,
+    profile: Option<&'a Profile>,
+) -> Result<(&'a Profile, Vec<&'a str>), String> {
+    let profile = profile.ok_or("`profile = true` needs a table [profile] that names the file")?;
+    if raw.step.iter().any(|step| step.weight.is_some()) {
+        return Err("`weight` means nothing with `profile = true`, which has each route's share; remove it"
+            .to_owned());
+    }
+    Ok((profile, raw.step.iter().map(|step| step.route.get_ref().as_str()).collect()))
+}
+
+impl Reader<'_> {
+    fn arrivals(&self, raw: &RawScenario, profile: Option<&Profile>) -> Result<ScenarioModel, String> {
+        let foreign = [("users", raw.users.is_some()), ("think_ms", raw.think_ms.is_some())];
+        refuse(&foreign, "in the model `arrivals`")?;
+        let one = "state one of `rate_per_s`, `rates` and `profile = true`";
+        let mut mixes = Vec::new();
+        let mut clients = None;
+        let rates = match (raw.rate_per_s, &raw.rates, raw.profile) {
+            (Some(rate_per_s), None, false) => {
+                if !(rate_per_s > 0.0 && rate_per_s <= RATE_MAX_PER_S) {
+                    return Err(format!(
+                        "rate_per_s = {rate_per_s} is outside 0 (excluded) to {RATE_MAX_PER_S}"
+                    ));
+                }
+                Rates::constant(rate_per_s)
+            }
+            (None, Some(rates), false) => read_rates(rates, self.folder())?,
+            (None, None, true) => {
+                let (profile, routes) = profiled(raw, profile)?;
+                let said = profile.arrivals(&routes).map_err(|what| format!("profile: {what}"))?;
+                (mixes, clients) = (said.mixes, said.clients);
+                said.rates
+            }
+            (None, None, false) => return Err(format!("the model `arrivals` needs a rate: {one}")),
+            _ => return Err(format!("it has several rates: {one}")),
+        };
+        let connections_max = raw.connections_max.or(clients).unwrap_or(64);
+        if !(1..=10_000).contains(&connections_max) {
+            return Err(format!("connections_max = {connections_max} is outside 1 to 10000"));
+        }
+        let spread = raw.schedule.unwrap_or(Spread::Constant);
+        let backlog_max = raw.backlog_max.unwrap_or(10_000);
+        Ok(ScenarioModel::Arrivals { rates, spread, mixes, connections_max, backlog_max })
+    }
+}
+
+fn users(raw: &RawScenario, profile: Option<&Profile>) -> Result<ScenarioModel, String> {
+    let foreign = [
+        ("rate_per_s", raw.rate_per_s.is_some()),
+        ("rates", raw.rates.is_some()),
+        ("schedule", raw.schedule.is_some()),
+        ("connections_max", raw.connections_max.is_some()),
+        ("backlog_max", raw.backlog_max.is_some()),
+    ];
+    refuse(&foreign, "in the model `users`")?;
+    if raw.profile {
+        let stated = [("users", raw.users.is_some()), ("think_ms", raw.think_ms.is_some())];
+        refuse(&stated, "with `profile = true`, which has it")?;
+        let (profile, routes) = profiled(raw, profile)?;
+        let said = profile.users(&routes).map_err(|what| format!("profile: {what}"))?;
+        return Ok(ScenarioModel::Users { users: said.users, think_ms: said.think_ms });
+    }
+    let users = raw.users.ok_or("the model `users` needs `users`")?;
+    if !(1..=10_000).contains(&users) {
+        return Err(format!("users = {users} is outside 1 to 10000"));
+    }
+    let think = raw.think_ms.as_ref().ok_or("the model `users` needs `think_ms = { min, max }`")?;
+    if think.min > think.max || think.max > 600_000 {
+        return Err(format!("think_ms {} to {} is not a range up to 600000", think.min, think.max));
+    }
+    if think.max == 0 {
+        return Err("think_ms of 0 makes users that never think: state at least max = 1".to_owned());
+    }
+    Ok(ScenarioModel::Users { users, think_ms: (think.min, think.max) })
 }

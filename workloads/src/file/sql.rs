@@ -1,7 +1,7 @@
 //! Steps by SQL: a statement, or a transaction of several, with parameters from templates and what a right answer is.
 
 use super::raw::{RawAcknowledged, RawExpect, RawParameter, RawStep};
-use super::scenario::{Scenario, Steps};
+use super::scenario::{Scenario, Steps, latency_us_max};
 use crate::template::{NULL, Session, TemplateId, Templates};
 
 /// One unit of work that a client waits for.
@@ -9,6 +9,8 @@ use crate::template::{NULL, Session, TemplateId, Templates};
 pub(crate) struct SqlStep {
     pub(crate) route: String,
     pub(crate) weight: u32,
+    /// Longest response time that is right, microseconds.
+    pub(crate) latency_us_max: Option<u64>,
     /// In the order in which they are sent.
     pub(crate) statements: Vec<SqlStatement>,
     /// Whether BEGIN and COMMIT stand around them.
@@ -106,10 +108,17 @@ pub(super) fn build_step(raw: &RawStep, index: usize, scenario: &mut Scenario) -
             );
         }
         if !raw.parameters.is_empty() || raw.expect.says_anything() {
-            return Err("`parameters` and `expect` belong to the statements inside `transaction`".to_owned());
+            return Err(
+                "`parameters` and `expect.rows` belong to the statements inside `transaction`".to_owned()
+            );
         }
         for (number, inner) in raw.transaction.iter().enumerate() {
             let name = format!("{index}.{number}");
+            if inner.expect.latency_ms.is_some() {
+                return Err(
+                    "`expect.latency_ms` belongs to the step: a transaction has one latency".to_owned()
+                );
+            }
             let built = build_statement(&inner.statement, &inner.parameters, &inner.expect, &name, templates);
             statements.push(built.map_err(|what| format!("statement {}: {what}", number + 1))?);
         }
@@ -118,6 +127,7 @@ pub(super) fn build_step(raw: &RawStep, index: usize, scenario: &mut Scenario) -
     let step = SqlStep {
         route: raw.route.get_ref().clone(),
         weight: raw.weight.unwrap_or(1),
+        latency_us_max: latency_us_max(raw, scenario.timeout_ms)?,
         statements,
         is_transaction,
         write,
@@ -137,6 +147,7 @@ fn refuse_http(raw: &RawStep) -> Result<(), String> {
         ("headers", !raw.headers.is_empty()),
         ("body", raw.body.is_some()),
         ("extract", !raw.extract.is_empty()),
+        ("when", raw.when.is_some()),
     ];
     match foreign.iter().find(|(_, set)| *set) {
         Some((key, _)) => Err(format!("`{key}` means nothing for SQL; a scenario speaks one protocol")),
@@ -200,7 +211,7 @@ impl RawParameter {
 }
 
 impl RawExpect {
-    /// Whether any key is set.
+    /// Whether any key about the answer itself is set.
     fn says_anything(&self) -> bool {
         self.status.is_some()
             || !self.json.is_empty()

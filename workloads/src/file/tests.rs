@@ -67,6 +67,11 @@ fn faulty_steps_are_refused_at_their_line() {
             "must begin with `/`",
         ),
         ("method = \"GET\"\npath = \"/\"\nexpect = { json = { \"/id\" = \"maybe\" } }\n", "present"),
+        ("method = \"GET\"\npath = \"/\"\nwhen = \"true\"\n", "`when` needs a journey"),
+        (
+            "method = \"GET\"\npath = \"/\"\nexpect = { latency_ms = 5000 }\n",
+            "latency_ms = 5000 is outside 1 to 4999",
+        ),
     ] {
         let error = refusal(&step(lines));
         assert!(error.contains(expected), "{error}\nshould contain {expected}");
@@ -84,6 +89,48 @@ fn a_journey_may_use_only_what_earlier_steps_extracted() {
     };
     assert!(Workload::parse("w.toml", &format!("{HEAD}{}", journey("/", "/{{ id }}"))).is_ok());
     assert!(refusal(&journey("/{{ id }}", "/")).contains("step `one`: path `/{{ id }}`: undefined variable"));
+    // A condition may ask for what an earlier journey has left.
+    let when =
+        |condition: &str| journey("/", "/").replacen("path", &format!("when = \"{condition}\"\npath"), 1);
+    assert!(Workload::parse("w.toml", &format!("{HEAD}{}", when("id is not defined"))).is_ok());
+    assert!(
+        refusal(&when("no > 1"))
+            .contains("w.toml:9: scenario `u`, step `one`: when `no > 1`: undefined variable `no`")
+    );
+    let place = |text: &str| journey("/", "/").replace("\"/id\"", text);
+    assert!(refusal(&place("{ regex = \"(\" }")).contains("extract `id`: regex `(`"));
+    assert!(
+        refusal(&place("{ cookie = \"a\" }"))
+            .contains("a JSON pointer, or { header = NAME, regex = PATTERN }")
+    );
+}
+
+#[test]
+fn rates_are_stated_once_and_within_reason() {
+    let with = |rates: &str| step("method = \"GET\"\npath = \"/\"\n").replace("rate_per_s = 10", rates);
+    for (rates, expected) in [
+        (
+            "",
+            "w.toml:4: scenario `a`: the model `arrivals` needs a rate: state one of `rate_per_s`, `rates` and `profile = true`",
+        ),
+        ("rate_per_s = 1\nprofile = true", "it has several rates"),
+        ("rates = []", "nothing ever arrives"),
+        ("rates = [{ for_s = 5, rate_per_s = 0 }]", "nothing ever arrives"),
+        ("rates = [{ for_s = 0, rate_per_s = 1 }]", "for_s = 0 is outside"),
+        ("rates = [{ for_s = 1, rate_per_s = 1, to_per_s = -1 }]", "-1 requests a second are outside"),
+        ("rates = [{ for_s = 1, rate = 1 }]", "a list of { for_s, rate_per_s, to_per_s }, or"),
+        ("rates = { file = \"no.csv\" }", "rates: no.csv cannot be read"),
+        ("profile = true", "needs a table [profile]"),
+    ] {
+        let error = refusal(&with(rates));
+        assert!(error.contains(expected), "{error}\nshould contain {expected}");
+    }
+    let profile = format!("[profile]\nfile = \"no.csv\"\n{}", with("profile = true"));
+    assert!(refusal(&profile).contains("profile: no.csv cannot be read"), "{}", refusal(&profile));
+    let once = "[[feeder]]\nname = \"o\"\nfile = \"o.csv\"\norder = \"once\"\npopularity = 1\n";
+    assert!(
+        refusal(&format!("{once}{}", with("rate_per_s = 1"))).contains("`popularity` means nothing where")
+    );
 }
 
 /// A scenario of SQL with a feeder, whose only step has these lines.
@@ -113,7 +160,7 @@ fn statements_and_transactions_are_read_with_their_feeders() {
     assert_eq!(workload.databases().into_iter().collect::<Vec<_>>(), ["app"]);
     assert_eq!(workload.feeders_in_use().count(), 1);
     let scenario = &workload.scenarios[0];
-    assert_eq!((scenario.routes(), scenario.weights()), (vec!["r", "s"], vec![1, 1]));
+    assert_eq!((scenario.routes(), scenario.mixes()), (vec!["r", "s"], vec![(0, vec![1, 1])]));
     let [first, second] = scenario.sql_steps() else { panic!("two steps") };
     assert!(!first.is_transaction && second.is_transaction);
     assert!(first.statements[0].rows.holds(1) && !first.statements[0].rows.holds(2));
@@ -147,6 +194,12 @@ fn faulty_steps_of_sql_are_refused_at_their_line() {
         ("statement = \"SELECT 1\"\nexpect = { rows_min = 3, rows_max = 2 }\n", "above"),
         ("transaction = [{ statement = \"SELECT 1\" }]\nexpect = { rows = 1 }\n", "inside `transaction`"),
         ("statement = \"SELECT 1\"\nextract = { a = \"/id\" }\n", "`extract` means nothing"),
+        ("statement = \"SELECT 1\"\nwhen = \"true\"\n", "`when` means nothing"),
+        ("statement = \"SELECT 1\"\nexpect = { latency_ms = 0 }\n", "latency_ms = 0 is outside"),
+        (
+            "transaction = [{ statement = \"SELECT 1\", expect = { latency_ms = 9 } }]\n",
+            "belongs to the step",
+        ),
     ] {
         let error = refusal(&sql_step(lines));
         assert!(error.contains(expected), "{error}\nshould contain {expected}");

@@ -27,6 +27,8 @@ use tokio::sync::watch;
 pub enum Reply {
     /// Status and body.
     Answer(u16, String),
+    /// Status 200, one header, and body.
+    With(&'static str, String, String),
     /// Breaks the connection without an answer.
     Break,
     /// Never answers.
@@ -126,6 +128,9 @@ async fn answer(
         Reply::Answer(status, body) => {
             Ok(Response::builder().status(status).body(Full::new(body.into())).unwrap())
         }
+        Reply::With(name, value, body) => {
+            Ok(Response::builder().header(name, value).body(Full::new(body.into())).unwrap())
+        }
         Reply::Break => Err(Broken),
         Reply::Hang => std::future::pending().await,
     }
@@ -163,6 +168,16 @@ pub fn arrivals(settings: &str, paths: &[&str]) -> Workload {
         ));
     }
     workload(&text)
+}
+
+/// A workload in a folder of its own, with a file beside it; a feeder's file is read when the traffic starts.
+pub fn workload_beside(name: &str, file: &str, scenarios: &str) -> (Workload, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(name), file).unwrap();
+    let path = folder.path().join("workload.toml");
+    std::fs::write(&path, format!("schema = \"fulldress/workload/1\"\nname = \"test\"\n{scenarios}"))
+        .unwrap();
+    (Workload::load(&path).unwrap(), folder)
 }
 
 /// A scenario of arrivals that only writes orders.

@@ -18,13 +18,13 @@ fn step(lines: &str) -> String {
 fn the_storefront_workload_is_valid() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("storefront.toml");
     let workload = Workload::load(&path).unwrap();
-    assert_eq!(workload.scenarios().map(|(name, _)| name).collect::<Vec<_>>(), ["shop", "shoppers"]);
+    assert_eq!(workload.scenarios().map(|(name, _)| name).collect::<Vec<_>>(), ["shop", "desk", "shoppers"]);
     assert!(workload.has_users() && workload.has_arrivals());
-    assert!((workload.rate_per_s() - 150.0).abs() < f64::EPSILON);
+    assert!((workload.rate_per_s() - 160.0).abs() < f64::EPSILON);
     let shop = workload.select(&["shop".to_owned()]).unwrap();
     assert!(!shop.has_users());
     let error = workload.select(&["shopp".to_owned()]).unwrap_err().to_string();
-    assert!(error.ends_with("no scenario `shopp`; it has: shop, shoppers"), "{error}");
+    assert!(error.ends_with("no scenario `shopp`; it has: shop, desk, shoppers"), "{error}");
 }
 
 #[test]

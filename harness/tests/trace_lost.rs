@@ -2,8 +2,14 @@
 //! exit code, what was seen until then, and nothing left.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's failure")]
 
+use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use fulldress::mirror::cluster::{Cluster, Programs};
+use fulldress::process::RunFolder;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -60,6 +66,29 @@ fn second(ended: &Ended) -> Vec<String> {
     let say = |one: &Value| text(&one["error"]["sqlstate"]).or_else(|| text(&one["unobserved"]));
     let statements = scripts[1]["statements"].as_array().unwrap().iter();
     statements.map(|one| say(one).unwrap_or_else(|| "seen".to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_port_that_somebody_takes_before_the_server_starts_is_changed_once_only() {
+    let state = tempfile::Builder::new().prefix("fd").tempdir().unwrap();
+    let run = Arc::new(RunFolder::create_in(state.path()).unwrap().0);
+    let programs = Programs::find(None).unwrap();
+    let limit = Duration::from_secs(60);
+    let mut cluster = Cluster::create(programs, &run, "server", BTreeMap::new(), limit).await.unwrap();
+    let taken = TcpListener::bind(("127.0.0.1", cluster.port())).unwrap();
+    cluster.start().await.unwrap();
+    let known = cluster.port();
+    assert_ne!(known, taken.local_addr().unwrap().port());
+
+    // Services know the port by now, so it stays, and that it is taken is said.
+    cluster.stop().await;
+    let taken = TcpListener::bind(("127.0.0.1", known)).unwrap();
+    let error = cluster.start().await.unwrap_err();
+    assert!(error.what.contains("could not create any TCP/IP sockets"), "{}", error.what);
+    drop(taken);
+    cluster.start().await.unwrap();
+    assert_eq!(cluster.port(), known);
+    cluster.stop().await;
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fulldress_workloads::clock::Clock;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, PgConnection};
 
@@ -24,6 +23,10 @@ const ALARM_LINES_MAX: usize = 200;
 const DUMP_LIMIT: Duration = Duration::from_secs(3600);
 /// Pause between two attempts to connect.
 const CONNECT_PAUSE: Duration = Duration::from_millis(25);
+/// What a server says that can listen nowhere.
+const PORT_TAKEN: &str = "could not create any TCP/IP sockets";
+/// Ports that are tried.
+const PORTS_MAX: u32 = 5;
 
 /// PostgreSQL's programs on this machine.
 #[derive(Debug, Clone)]
@@ -86,6 +89,8 @@ pub struct Cluster {
     programs: Programs,
     folder: PathBuf,
     port: u16,
+    /// Whether the server ran on its port, so that others may know it.
+    has_run: bool,
     password: String,
     user: Option<User>,
     settings: BTreeMap<String, String>,
@@ -117,6 +122,7 @@ impl Cluster {
             programs,
             folder,
             port: free_port()?,
+            has_run: false,
             password,
             user,
             settings,
@@ -163,6 +169,7 @@ impl Cluster {
             programs: self.programs.clone(),
             folder,
             port: free_port()?,
+            has_run: false,
             password: self.password.clone(),
             user: self.user.clone(),
             settings: self.settings.clone(),
@@ -174,11 +181,26 @@ impl Cluster {
         Ok(clone)
     }
 
-    /// Starts the server and waits until it accepts connections.
+    /// Starts the server and waits until it accepts connections. The first time its port may become another one: between choice and
+    /// start anybody's connection can get it.
     ///
     /// # Errors
     /// When it ends or does not accept connections in time.
     pub async fn start(&mut self) -> Result<(), MirrorError> {
+        let mut started = self.try_start().await;
+        for _ in 1..PORTS_MAX {
+            let is_taken = started.as_ref().is_err_and(|error| error.what.contains(PORT_TAKEN));
+            if self.has_run || !is_taken {
+                break;
+            }
+            self.port = free_port()?;
+            started = self.try_start().await;
+        }
+        self.has_run |= started.is_ok();
+        started
+    }
+
+    async fn try_start(&mut self) -> Result<(), MirrorError> {
         let console = self.folder.join("console.log");
         let mut launch = self.program("postgres").args(["-D".as_ref(), self.data().as_os_str()]);
         launch = launch.args(["-p".to_owned(), self.port.to_string()]);
@@ -191,24 +213,26 @@ impl Cluster {
         launch.stdout = Sink::File(console.clone());
         launch.stderr = Sink::File(console.clone());
         let mut child = launch.start().await?;
-        let clock = Clock::start();
+        // Whoever has taken the port may accept and say nothing: no attempt outlasts the server or its limit.
+        let limit = tokio::time::sleep(self.start_limit);
+        tokio::pin!(limit);
+        let mut last = None;
         loop {
-            match self.connect("postgres").await {
-                Ok(_) => break,
-                Err(_) if has_ended(&mut child).await => {
-                    return Err(MirrorError::with_log("PostgreSQL did not start", console));
-                }
-                Err(error)
-                    if clock.now_us() > u64::try_from(self.start_limit.as_micros()).unwrap_or(u64::MAX) =>
-                {
-                    let what = format!(
-                        "PostgreSQL did not accept connections within {} s: {error}",
-                        self.start_limit.as_secs()
-                    );
+            tokio::select! {
+                biased;
+                _ = child.wait() => return Err(MirrorError::with_log("PostgreSQL did not start", console)),
+                () = &mut limit => {
+                    let limit_s = self.start_limit.as_secs();
+                    let error = last.map_or(String::new(), |error: sqlx::Error| format!(": {error}"));
+                    let what = format!("PostgreSQL did not accept connections within {limit_s} s{error}");
                     return Err(MirrorError::with_log(&what, console));
                 }
-                Err(_) => tokio::time::sleep(CONNECT_PAUSE).await,
+                attempt = self.connect("postgres") => match attempt {
+                    Ok(_) => break,
+                    Err(error) => last = Some(error),
+                },
             }
+            tokio::time::sleep(CONNECT_PAUSE).await;
         }
         self.child = Some(child);
         Ok(())

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::clock::ServerClock;
 use super::log::{LogEvent, LogEvents, LogKind, RESOLUTION_US};
-use super::observation::PackageIdentity;
+use super::observation::{PackageIdentity, is_own};
 use super::reconcile::SHORT_STATEMENT_CHARACTERS;
 use super::statement::normalise;
 use super::{Recorder, RecorderError, database};
@@ -58,8 +58,8 @@ impl Recorder {
     /// Puts the settings back and keeps what was heard; nothing happens where nothing was begun.
     ///
     /// # Errors
-    /// [`RecorderError::Database`] where the settings could not be put back, [`RecorderError::Log`] where the log could
-    /// not be read.
+    /// [`RecorderError::Database`] where the settings could not be put back, [`RecorderError::Log`] and
+    /// [`RecorderError::LogEnd`] where the log could not be read, or not to its end; what was heard until then is kept.
     pub async fn stop_listening(&mut self) -> Result<(), RecorderError> {
         if self.hearing.usual.is_empty() {
             return Ok(());
@@ -68,11 +68,10 @@ impl Recorder {
             set(&mut self.connection, name, &usual).await?;
         }
         reload(&mut self.connection).await?;
-        if let Some(reader) = &mut self.log {
-            reader.read_to_now(&mut self.connection, self.config.clock, &mut self.events).await?;
-        }
+        let Some(reader) = &mut self.log else { return Ok(()) };
+        let read = reader.read_to_now(&mut self.connection, self.config.clock, &mut self.events).await;
         self.hearing.events.extend(take_heard(&mut self.events, &self.config.identity));
-        Ok(())
+        if read? { Ok(()) } else { Err(RecorderError::LogEnd) }
     }
 }
 
@@ -100,7 +99,7 @@ impl Hearing {
 fn take_heard(events: &mut LogEvents, identity: &PackageIdentity) -> Vec<LogEvent> {
     let of_client = |event: &mut LogEvent| {
         let own = event.role.as_ref().is_some_and(|role| identity.own_roles.contains(role))
-            || event.application.as_ref().is_some_and(|name| name.starts_with("fulldress-"));
+            || is_own(event.application.as_deref());
         let package = identity.owns(event.role.as_deref(), event.host.as_deref());
         event.client && !own && !package && matches!(event.what, LogKind::Duration { .. })
     };

@@ -49,6 +49,9 @@ pub enum RecorderError {
     /// The server's log could not be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// What was written last did not arrive.
+    #[error("read the server's log to its end: that did not arrive")]
+    LogEnd,
     /// Raw evidence could not be written.
     #[error("write the raw locks: {0}")]
     Write(#[from] std::io::Error),

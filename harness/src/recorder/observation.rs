@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 /// Remote host that PostgreSQL's log names for a client on the Unix socket.
 pub const LOCAL_HOST: &str = "[local]";
 
+/// Whether a session with this `application_name` is one of the recorder's: nothing of it is a client's doing.
+#[must_use]
+pub fn is_own(application: Option<&str>) -> bool {
+    application.is_some_and(|name| name.starts_with("fulldress-"))
+}
+
 /// A server session. A pid alone is not enough: it comes back, at the latest after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionId {

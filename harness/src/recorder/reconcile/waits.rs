@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::holdings::Draft;
 use crate::recorder::log::{LogEvent, LogKind, RESOLUTION_US};
-use crate::recorder::observation::{LockTarget, PackageIdentity, SessionId};
+use crate::recorder::observation::{LockTarget, PackageIdentity, SessionId, is_own};
 use crate::recorder::sampler::Sighting;
 
 /// How far apart two sources may put the beginning of one wait, microseconds.
@@ -67,7 +67,7 @@ pub(super) fn client_waits(
     let logged = waits.len();
     let ours = |sighting: &&Sighting| !sighting.granted && !sighting.package && sighting.client;
     for sighting in sightings.iter().filter(ours) {
-        if sighting.application.starts_with("fulldress-") {
+        if is_own(Some(&sighting.application)) {
             continue;
         }
         let since_us = sighting.wait_since_us.unwrap_or(sighting.first_us);
@@ -119,7 +119,7 @@ fn logged_waits(events: &[&LogEvent], identity: &PackageIdentity, end_us: i64) -
     let mut sessions: BTreeMap<SessionId, Vec<&LogEvent>> = BTreeMap::new();
     for event in events {
         let package = identity.owns(event.role.as_deref(), event.host.as_deref());
-        if event.client && !package && !event.application.as_deref().unwrap_or("").starts_with("fulldress-") {
+        if event.client && !package && !is_own(event.application.as_deref()) {
             sessions.entry(event.session).or_default().push(event);
         }
     }

@@ -49,7 +49,10 @@ impl Programs {
                 Ok(Self { folder: folder.to_owned() })
             } else {
                 let what = format!("{} has no initdb, postgres, pg_dump and pg_basebackup", folder.display());
-                Err(MirrorError::new(what, "name PostgreSQL's bin folder in mirror.postgres"))
+                Err(MirrorError::new(
+                    what,
+                    "name the folder that has them; a plan does so in mirror.postgres",
+                ))
             };
         }
         Self::folders().find(|folder| complete(folder)).map(|folder| Self { folder }).ok_or_else(|| {
